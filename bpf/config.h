@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the loader knows when it loads a program. The map behind cfg is frozen before the program
+ * is verified, so a branch on a field costs nothing and a dead one is never even checked.
+ */
+#ifndef SLUICE_CONFIG_H
+#define SLUICE_CONFIG_H
+
+#include "types.h"
+
+struct config {
+	/* The gateway of every container: answers ARP and neighbour solicitations. */
+	struct addr gateway_v4; /* ::ffff:169.254.1.1 */
+	struct addr gateway_v6; /* fe80::1 */
+	__u8 gateway_mac[6];    /* MAC of every veth's host side */
+	__u8 set_retval;        /* 1: the kernel has bpf_set_retval for sock_addr programs (5.18) */
+	__u8 coarse_clock;      /* 1: the kernel has bpf_ktime_get_coarse_ns (5.11) */
+};
+
+volatile const struct config cfg;
+
+#endif

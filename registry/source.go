@@ -1,0 +1,57 @@
+package registry
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Change is one object written or deleted. Exactly one of the pointers is set; of a deleted object
+// only its name or id need be filled.
+type Change struct {
+	Service  *Service
+	Endpoint *Endpoint
+	Node     *Node
+	Deleted  bool
+}
+
+// Batch is a set of changes that were committed together, or the whole of the registry.
+type Batch struct {
+	// Revision of the registry after the changes; it only rises.
+	Revision int64
+	// Snapshot is set when Changes name every object there is: what they do not name is gone.
+	Snapshot bool
+	Changes  []Change
+}
+
+// Source is a registry to follow. It is small on purpose: etcd stands behind it, and so can a
+// Kubernetes API server.
+type Source interface {
+	// Watch sends a snapshot and then every later batch, in order, until ctx ends; then it closes
+	// the channel. When the source has lost its place (compaction, a broken connection) it sends
+	// a new snapshot.
+	Watch(ctx context.Context) <-chan Batch
+}
+
+// Frontend is what a client dials: one port of one VIP.
+type Frontend struct {
+	Addr     netip.Addr `json:"addr"`
+	Port     uint16     `json:"port"`
+	Protocol Protocol   `json:"protocol"`
+}
+
+// Resolved is a frontend with the backends that serve it now.
+type Resolved struct {
+	Frontend
+	Service  Name             // the service it belongs to
+	PortName string           // of the service's port; may be empty
+	Backends []netip.AddrPort // sorted, without duplicates; empty: connections are refused
+}
+
+// Update is what a Batch means for the dataplane.
+type Update struct {
+	Revision int64
+	// Snapshot is set when Set holds every frontend there is.
+	Snapshot bool
+	Set      []Resolved
+	Delete   []Frontend
+}
