@@ -1,0 +1,10 @@
+// Package etcd keeps the registry in etcd, run inside this process: one member, its data in one
+// directory, and no listener but a unix socket for etcdctl.
+//
+// Keys, all below /sluice/v1/, with JSON values:
+//
+//	services/NAMESPACE/NAME            a service with its VIPs
+//	vips/ADDRESS                       the name of the service that owns the address
+//	endpoints/NODE/CONTAINER/INTERFACE a wired container interface
+//	nodes/NAME                         a node
+package etcd

@@ -1,0 +1,93 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	maintainInterval = time.Minute // how often the file is looked at
+	defragMinimum    = 64 << 20    // bytes that a defragmentation must win
+)
+
+// maintain gives space back to the file system (compaction frees pages inside the file only) and
+// lets the registry take writes again after it was full.
+func (s *Store) maintain(ctx context.Context) {
+	tick := time.NewTicker(maintainInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := errors.Join(s.defragment(defragMinimum), s.relieve(ctx)); err != nil && ctx.Err() == nil {
+			s.log.Warn("registry maintenance failed", "err", err)
+		}
+	}
+}
+
+// defragment rewrites the database when that wins at least so many bytes and half of the file.
+func (s *Store) defragment(minimum int64) error {
+	be := s.server.Server.Backend()
+	size, used := be.Size(), be.SizeInUse()
+	if size-used < minimum || used > size/2 {
+		return nil
+	}
+	begin := time.Now()
+	if err := be.Defrag(); err != nil {
+		return fmt.Errorf("defragment registry: %w", err)
+	}
+	s.log.Info("registry defragmented", "bytesBefore", size, "bytesAfter", be.Size(),
+		"took", time.Since(begin).Round(time.Millisecond))
+	return nil
+}
+
+// relieve ends etcd's "no space" alarm once dropping all old revisions has made room.
+func (s *Store) relieve(ctx context.Context) error {
+	for _, alarm := range s.server.Server.Alarms() {
+		if alarm.GetAlarm() != etcdserverpb.AlarmType_NOSPACE {
+			continue
+		}
+		r, err := s.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			return fmt.Errorf("relieve registry: %w", err)
+		}
+		// It fails when that revision is compacted already, which is as good.
+		_, _ = s.client.Compact(ctx, r.Header.Revision, clientv3.WithCompactPhysical())
+		if err := s.server.Server.Backend().Defrag(); err != nil {
+			return fmt.Errorf("relieve registry: %w", err)
+		}
+		if size := s.server.Server.Backend().Size(); size > s.quota/10*9 {
+			return fmt.Errorf("relieve registry: %d bytes are in use of a quota of %d: delete what is not needed", size, s.quota)
+		}
+		if _, err := s.client.AlarmDisarm(ctx, &clientv3.AlarmMember{
+			MemberID: alarm.GetMemberID(), Alarm: alarm.GetAlarm(),
+		}); err != nil {
+			return fmt.Errorf("relieve registry: %w", err)
+		}
+		s.log.Info("registry was full and takes writes again", "quota", s.quota)
+	}
+	return nil
+}
+
+// Health returns nil when the registry answers reads and takes writes.
+func (s *Store) Health(ctx context.Context) error {
+	select {
+	case <-s.server.Server.StopNotify():
+		return errors.New("registry: etcd has stopped")
+	default:
+	}
+	if alarms := s.server.Server.Alarms(); len(alarms) > 0 {
+		return fmt.Errorf("registry: etcd raised alarm %s: it takes no writes", alarms[0].GetAlarm())
+	}
+	if _, err := s.client.Get(ctx, prefix, clientv3.WithKeysOnly()); err != nil {
+		return fmt.Errorf("registry: read: %w", err)
+	}
+	return nil
+}

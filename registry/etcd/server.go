@@ -1,0 +1,202 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"golang.org/x/sys/unix"
+)
+
+// ErrInUse is returned by Open when another process has the data directory.
+var ErrInUse = errors.New("in use by another process")
+
+const (
+	socketName    = "etcd/sock"
+	maxSocketPath = 107 // sun_path holds 108 bytes, the last of them 0
+
+	// A single member elects itself after at most electionMs; the tick is the price in idle
+	// wake-ups.
+	tickMs     = 40
+	electionMs = 200
+
+	compactAfter  = "5m"    // old revisions are dropped every so often
+	snapshotCount = 5000    // entries kept in the log: bounds the replay at start
+	defragAtStart = 16      // MiB to win for doing it at start, when nobody waits
+	defaultQuota  = 2 << 30 // bytes
+	startTimeout  = 60 * time.Second
+)
+
+// Options says where the registry lives and what it may hand out.
+type Options struct {
+	// Dir holds the data. It is created, with its parents, for root only.
+	Dir string
+	// Run gets a subdirectory etcd, for root only, with the unix socket in it: etcd itself asks
+	// nobody who he is.
+	Run string
+	// ServiceCIDRs are the ranges that VIPs come from, in order of preference; a service that does
+	// not say otherwise gets the family of the first.
+	ServiceCIDRs []netip.Prefix
+	// Quota bounds the database in bytes; 0 is 2 GiB. At the quota writes fail, reads go on.
+	Quota int64
+	// Logger: nil discards.
+	Logger *slog.Logger
+}
+
+// Store is the registry. Its methods may be called concurrently.
+type Store struct {
+	log    *slog.Logger
+	lock   *os.File
+	server *embed.Etcd
+	client *clientv3.Client
+	ranges []vipRange
+	quota  int64 // bytes
+
+	stop    context.CancelFunc // ends the background work
+	running sync.WaitGroup
+	closing atomic.Bool
+	written atomic.Int64 // highest revision that a write of ours made
+	damaged atomic.Int64 // values that could not be read, ever
+}
+
+// Open starts the registry, or recovers it after whatever ended the last run. The caller closes it.
+func Open(ctx context.Context, o Options) (s *Store, err error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	ranges, err := newRanges(o.ServiceCIDRs)
+	if err != nil {
+		return nil, fmt.Errorf("open registry: %w", err)
+	}
+	if o.Quota == 0 {
+		o.Quota = defaultQuota
+	}
+	s = &Store{log: o.Logger, ranges: ranges, quota: o.Quota}
+	cfg, err := config(o, &s.closing)
+	if err != nil {
+		return nil, fmt.Errorf("open registry: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Join(o.Run, filepath.Dir(socketName)), 0o700); err != nil {
+		return nil, fmt.Errorf("open registry: make directory of its socket: %w", err)
+	}
+	if s.lock, err = lockDir(o.Dir); err != nil {
+		return nil, fmt.Errorf("open registry %s: %w", o.Dir, err)
+	}
+	defer func() {
+		if err != nil {
+			s.Close()
+			s = nil
+		}
+	}()
+	if s.server, err = start(cfg); err != nil {
+		return s, fmt.Errorf("open registry %s: %w", o.Dir, err)
+	}
+	timeout := time.NewTimer(startTimeout)
+	defer timeout.Stop()
+	select {
+	case <-s.server.Server.ReadyNotify():
+	case <-s.server.Server.StopNotify():
+		return s, fmt.Errorf("open registry %s: etcd stopped while starting; its log says why", o.Dir)
+	case err = <-s.server.Err():
+		return s, fmt.Errorf("open registry %s: %w", o.Dir, err)
+	case <-timeout.C:
+		return s, fmt.Errorf("open registry %s: etcd not ready after %s", o.Dir, startTimeout)
+	case <-ctx.Done():
+		return s, fmt.Errorf("open registry %s: %w", o.Dir, ctx.Err())
+	}
+	s.client = v3client.New(s.server.Server)
+	background, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.running.Go(func() { s.maintain(background) })
+	return s, nil
+}
+
+// start turns etcd's panics while it reads its files into errors.
+func start(cfg *embed.Config) (e *embed.Etcd, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("etcd cannot read its data: %v", p)
+		}
+	}()
+	return embed.StartEtcd(cfg)
+}
+
+// lockDir makes sure of being alone: etcd would wait for the other process without end.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Clean(dir)+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrInUse
+		}
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+func config(o Options, closing *atomic.Bool) (*embed.Config, error) {
+	socket := filepath.Join(o.Run, socketName)
+	if len(socket) > maxSocketPath {
+		return nil, fmt.Errorf("socket path %s has %d bytes, the kernel allows %d: choose a shorter run directory",
+			socket, len(socket), maxSocketPath)
+	}
+	if !filepath.IsAbs(socket) {
+		return nil, fmt.Errorf("run directory %q is not an absolute path", o.Run)
+	}
+	unixURL := url.URL{Scheme: "unix", Path: socket}
+	cfg := embed.NewConfig()
+	cfg.Name = "sluice"
+	cfg.Dir = o.Dir
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(o.Logger, closing))
+	cfg.ListenClientUrls = []url.URL{unixURL}
+	cfg.AdvertiseClientUrls = []url.URL{unixURL}
+	// No other member will ever dial: the peer URL is a name only. It must not change from one
+	// start to the next, as the run directory may.
+	cfg.ListenPeerUrls = nil
+	cfg.AdvertisePeerUrls = []url.URL{{Scheme: "unix", Path: "sluice"}}
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	cfg.EnableGRPCGateway = false
+	cfg.AuthToken = ""
+	cfg.TickMs = tickMs
+	cfg.ElectionMs = electionMs
+	cfg.SnapshotCount = snapshotCount
+	cfg.SnapshotCatchUpEntries = snapshotCount / 2
+	cfg.AutoCompactionMode = embed.CompactorModePeriodic
+	cfg.AutoCompactionRetention = compactAfter
+	cfg.BootstrapDefragThresholdMegabytes = defragAtStart
+	cfg.QuotaBackendBytes = o.Quota
+	return cfg, nil
+}
+
+// Close stops the registry. Watches end.
+func (s *Store) Close() error {
+	s.closing.Store(true)
+	if s.stop != nil {
+		s.stop()
+	}
+	s.running.Wait()
+	if s.client != nil {
+		s.client.Close()
+	}
+	if s.server != nil {
+		s.server.Close()
+	}
+	return s.lock.Close()
+}

@@ -1,0 +1,63 @@
+package registry
+
+import "net/netip"
+
+// Family is an IP family, 4 or 6.
+type Family uint8
+
+// The IP families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// FamilyOf returns the family of a valid address; IPv4-mapped IPv6 counts as IPv4.
+func FamilyOf(a netip.Addr) Family {
+	if a.Unmap().Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// String returns the family's name as Kubernetes writes it.
+func (f Family) String() string {
+	if f == IPv4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// FamilyPolicy says how many IP families a service wants VIPs of.
+type FamilyPolicy uint8
+
+// The policies, named as in Kubernetes.
+const (
+	// SingleStack is one VIP, of the first family wanted.
+	SingleStack FamilyPolicy = iota
+	// PreferDualStack is a VIP of each family that the cluster has a range of.
+	PreferDualStack
+	// RequireDualStack is a VIP of both families, or an error.
+	RequireDualStack
+)
+
+// String returns the policy's name as Kubernetes writes it.
+func (p FamilyPolicy) String() string {
+	switch p {
+	case PreferDualStack:
+		return "PreferDualStack"
+	case RequireDualStack:
+		return "RequireDualStack"
+	}
+	return "SingleStack"
+}
+
+// ServiceRequest is a service as its user asks for it; a store turns it into a Service by giving it
+// the VIPs that it lacks.
+type ServiceRequest struct {
+	// Service.VIPs holds only addresses that the user insists on, at most one per family.
+	Service
+	// Families in order of preference. Empty: those of the VIPs asked for, then those the service
+	// already has, then those of the cluster's ranges.
+	Families []Family
+	Policy   FamilyPolicy
+}
