@@ -1,0 +1,130 @@
+package nstest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"github.com/sluice-net/sluice/tests/probe/report"
+)
+
+// Call says what calls to make.
+type Call struct {
+	Net     string // tcp or udp
+	To      netip.AddrPort
+	Count   int
+	Keep    bool // all on one socket; otherwise each on a new one
+	Connect bool // UDP: on a connected socket
+	CPU     int  // to run on, counted from 1; 0: any
+	Gap     time.Duration
+	Timeout time.Duration // of each step; 0: 5 s
+}
+
+func (c Call) args() []string {
+	args := []string{"call", "--net", c.Net, "--addr", c.To.String(),
+		"--count", strconv.Itoa(c.Count), "--cpu", strconv.Itoa(c.CPU - 1), "--gap", c.Gap.String()}
+	if c.Keep {
+		args = append(args, "--keep")
+	}
+	if c.Connect {
+		args = append(args, "--connect")
+	}
+	if c.Timeout > 0 {
+		args = append(args, "--timeout", c.Timeout.String())
+	}
+	return args
+}
+
+// Call makes the calls from inside the container and returns what came of them.
+func (c *Container) Call(ctx context.Context, call Call) (report.Report, error) {
+	return calls(ctx, exec.Command(c.node.bin.Probe, call.args()...), c.Netns, c.Cgroup)
+}
+
+// Call makes the calls from a process of the node itself.
+func (n *Node) Call(ctx context.Context, call Call) (report.Report, error) {
+	return calls(ctx, exec.Command(n.bin.Probe, call.args()...), n.Netns, n.Cgroup)
+}
+
+func calls(ctx context.Context, cmd *exec.Cmd, netns, cgroup string) (r report.Report, err error) {
+	out, err := run(ctx, cmd, netns, cgroup)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		return r, fmt.Errorf("read report: %w", err)
+	}
+	return r, nil
+}
+
+// Caller is a process that makes calls until it is stopped.
+type Caller struct {
+	process *process
+	stdin   io.WriteCloser
+	stdout  *bufio.Reader
+}
+
+// Caller starts calls from inside the container that go on until they are stopped; their count is
+// ignored.
+func (c *Container) Caller(call Call) (*Caller, error) {
+	call.Count = 0
+	cmd := exec.Command(c.node.bin.Probe, call.args()...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p, err := start(cmd, c.Netns, c.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	return &Caller{process: p, stdin: stdin, stdout: bufio.NewReader(stdout)}, nil
+}
+
+// Report returns what came of the calls so far.
+func (c *Caller) Report() (report.Report, error) {
+	if _, err := io.WriteString(c.stdin, "\n"); err != nil {
+		return report.Report{}, fmt.Errorf("ask for report: %w", err)
+	}
+	return c.read()
+}
+
+func (c *Caller) read() (r report.Report, err error) {
+	line, err := c.stdout.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("read report: %w", err)
+	}
+	return r, nil
+}
+
+// More waits until that many calls have been made after now.
+func (c *Caller) More(ctx context.Context, calls int) error {
+	from, err := c.Report()
+	if err != nil {
+		return err
+	}
+	return Await(ctx, fmt.Sprintf("%d more calls", calls), func() (bool, error) {
+		now, err := c.Report()
+		return now.Calls >= from.Calls+calls, err
+	})
+}
+
+// Stop ends the calls and returns what came of all of them.
+func (c *Caller) Stop() (report.Report, error) {
+	c.stdin.Close()
+	r, err := c.read()
+	<-c.process.done
+	return r, errors.Join(err, c.process.err)
+}
