@@ -1,0 +1,99 @@
+# Everything runs as root on Debian 12 with Go; what else a target needs it installs itself.
+
+SHELL   := /bin/bash
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# Where make install puts things, below DESTDIR.
+DESTDIR ?=
+BINDIR  ?= /usr/local/bin
+CNIBIN  ?= /opt/cni/bin
+CNICONF ?= /etc/cni/net.d
+CONFDIR ?= /etc/sluice
+UNITDIR ?= /lib/systemd/system
+# The version of the CNI specification that the node's runtime is given: Debian's containerd and
+# podman know 1.0.0 at most.
+CNI_VERSION ?= 1.0.0
+
+STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CLANG_FORMAT := clang-format-19
+
+.DEFAULT_GOAL := help
+.PHONY: help build generate check-generated test demo lint install uninstall clean bpffs
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# $(call need,PACKAGES) installs those of Debian's packages that are missing.
+define need
+	@missing=; for p in $(1); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing+=" $$p"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing$$missing"; \
+	  said=$$({ apt-get update && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y --no-install-recommends $$missing; } 2>&1) || \
+	    { echo "$$said"; exit 1; }; \
+	fi
+endef
+
+build: ## the three binaries, into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ \
+	  ./cmd/sluiced ./cmd/sluice ./cmd/sluice-cni
+
+generate: ## compile bpf/ into loader/ with the pinned clang
+	$(call need,clang-19 llvm-19 libbpf-dev)
+	$(GO) generate ./...
+
+check-generated: generate ## fail when that changes what is committed
+	@changed=$$(git status --porcelain -- '*_bpfel.go' '*_bpfel.o'); \
+	if [ -n "$$changed" ]; then echo "not what bpf/ compiles to:"; echo "$$changed"; exit 1; fi
+
+test: bpffs ## every test, as root
+	$(call need,bpftool containerd runc)
+	$(GO) test -count=1 -timeout 20m ./...
+
+demo: build bpffs ## show the main job on a test node
+	$(call need,bpftool)
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/test/ ./tests/probe ./tests/demo
+	@bin/test/demo -bin bin -probe bin/test/probe
+
+lint: ## gofmt, go vet, staticcheck, clang-format
+	$(call need,$(CLANG_FORMAT))
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go' | grep -v _bpfel)); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(CLANG_FORMAT) --dry-run -Werror bpf/*.[ch]
+
+bpffs:
+	@mountpoint -q /sys/fs/bpf || mount -t bpf -o mode=700 bpf /sys/fs/bpf
+
+install: build ## onto this node, or below DESTDIR
+	install -D -m 755 -t '$(DESTDIR)$(BINDIR)' bin/sluiced bin/sluice
+	install -D -m 755 -t '$(DESTDIR)$(CNIBIN)' bin/sluice-cni
+	install -D -m 644 deploy/sluice-$(CNI_VERSION).conflist '$(DESTDIR)$(CNICONF)/10-sluice.conflist'
+	for v in 1.0.0 1.1.0; do install -m 644 deploy/sluice-$$v.conflist \
+	  "$(DESTDIR)$(CNICONF)/10-sluice.conflist.$$v"; done # runtimes read *.conflist only
+	test -e '$(DESTDIR)$(CONFDIR)/sluiced.yaml' || \
+	  install -D -m 600 deploy/sluiced.yaml '$(DESTDIR)$(CONFDIR)/sluiced.yaml'
+	install -d '$(DESTDIR)$(UNITDIR)'
+	sed 's|/usr/local/bin|$(BINDIR)|; s|/etc/sluice|$(CONFDIR)|' deploy/sluiced.service \
+	  >'$(DESTDIR)$(UNITDIR)/sluiced.service'
+	chmod 644 '$(DESTDIR)$(UNITDIR)/sluiced.service'
+	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+
+uninstall: ## take it off again; a changed configuration and /var/lib/sluice stay
+	@if [ -z '$(DESTDIR)' ]; then \
+	  if [ -d /run/systemd/system ]; then systemctl disable --now sluiced.service || true; fi; \
+	  if [ -x '$(BINDIR)/sluiced' ]; then '$(BINDIR)/sluiced' --config '$(CONFDIR)/sluiced.yaml' --detach; fi; \
+	fi
+	rm -f '$(DESTDIR)$(BINDIR)/sluiced' '$(DESTDIR)$(BINDIR)/sluice' '$(DESTDIR)$(CNIBIN)/sluice-cni'
+	rm -f '$(DESTDIR)$(CNICONF)/10-sluice.conflist' '$(DESTDIR)$(CNICONF)'/10-sluice.conflist.1.[01].0
+	rm -f '$(DESTDIR)$(UNITDIR)/sluiced.service'
+	@if cmp -s deploy/sluiced.yaml '$(DESTDIR)$(CONFDIR)/sluiced.yaml'; then \
+	  rm '$(DESTDIR)$(CONFDIR)/sluiced.yaml'; rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(CONFDIR)'; \
+	fi
+
+clean: ## remove bin/
+	rm -rf bin
