@@ -1,0 +1,190 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+const (
+	maxAnswer      = 256 << 20        // bytes
+	requestTimeout = 60 * time.Second // longer than any handler takes
+)
+
+// Client talks to an agent. It may be used concurrently.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient returns a client for the agent's socket. It connects when it is used.
+func NewClient(socket string) *Client {
+	var d net.Dialer
+	return &Client{socket: socket, http: &http.Client{
+		Timeout: requestTimeout,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return d.DialContext(ctx, "unix", socket)
+			},
+			DisableCompression: true,
+		},
+	}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status returns how the node does.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Apply writes the objects of some YAML or JSON documents.
+func (c *Client) Apply(ctx context.Context, documents []byte) (r Results, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/apply", documents, &r)
+	return r, err
+}
+
+// DeleteDocuments deletes the objects that some YAML or JSON documents name.
+func (c *Client) DeleteDocuments(ctx context.Context, documents []byte) (r Results, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/delete", documents, &r)
+	return r, err
+}
+
+// DeleteService deletes one service.
+func (c *Client) DeleteService(ctx context.Context, n registry.Name) (r Results, err error) {
+	err = c.do(ctx, http.MethodDelete, servicePath(n), nil, &r)
+	return r, err
+}
+
+// Services returns all services, sorted by name.
+func (c *Client) Services(ctx context.Context) ([]Service, error) {
+	var l List[Service]
+	err := c.do(ctx, http.MethodGet, "/v1/services", nil, &l)
+	return l.Items, err
+}
+
+// Service returns one service.
+func (c *Client) Service(ctx context.Context, n registry.Name) (s Service, err error) {
+	err = c.do(ctx, http.MethodGet, servicePath(n), nil, &s)
+	return s, err
+}
+
+// KubernetesService returns a service as a Kubernetes object in JSON.
+func (c *Client) KubernetesService(ctx context.Context, n registry.Name) (object json.RawMessage, err error) {
+	err = c.do(ctx, http.MethodGet, servicePath(n)+"?as=kubernetes", nil, &object)
+	return object, err
+}
+
+// Endpoints returns all endpoints, sorted by id.
+func (c *Client) Endpoints(ctx context.Context) ([]registry.Endpoint, error) {
+	var l List[registry.Endpoint]
+	err := c.do(ctx, http.MethodGet, "/v1/endpoints", nil, &l)
+	return l.Items, err
+}
+
+// Nodes returns all nodes, sorted by name.
+func (c *Client) Nodes(ctx context.Context) ([]registry.Node, error) {
+	var l List[registry.Node]
+	err := c.do(ctx, http.MethodGet, "/v1/nodes", nil, &l)
+	return l.Items, err
+}
+
+// Label sets and removes labels of a container.
+func (c *Client) Label(ctx context.Context, l LabelRequest) (r Results, err error) {
+	body, err := json.Marshal(l)
+	if err != nil {
+		return r, err
+	}
+	err = c.do(ctx, http.MethodPost, "/v1/endpoints/label", body, &r)
+	return r, err
+}
+
+// Check compares the node's maps with the registry.
+func (c *Client) Check(ctx context.Context) (r CheckResult, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/check", nil, &r)
+	return r, err
+}
+
+// Version returns the agent's version.
+func (c *Client) Version(ctx context.Context) (v Version, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/version", nil, &v)
+	return v, err
+}
+
+func servicePath(n registry.Name) string {
+	return "/v1/services/" + url.PathEscape(n.Namespace) + "/" + url.PathEscape(n.Name)
+}
+
+// do sends a request and reads the answer into out. An answer with an error status becomes *Error.
+func (c *Client) do(ctx context.Context, method, path string, body []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://sluiced"+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("ask agent: %w", err)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("read the agent's answer to %s %s: %w", method, path, err)
+	}
+	if res.StatusCode/100 != 2 {
+		e := &Error{Status: res.StatusCode}
+		if json.Unmarshal(b, e) != nil || e.Message == "" {
+			e.Message = fmt.Sprintf("agent answered %s to %s %s", res.Status, method, path)
+		}
+		return e
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("read the agent's answer to %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// explain says what to do about an agent that cannot be reached.
+func (c *Client) explain(err error) error {
+	var what string
+	switch {
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.Is(err, os.ErrNotExist):
+		what = "there is no such socket: is sluiced running, and is this its socket? (--socket or SLUICE_SOCKET; \"systemctl status sluiced\")"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		what = "nobody listens: sluiced has stopped or is just starting (\"systemctl status sluiced\")"
+	case errors.Is(err, os.ErrPermission):
+		what = "permission denied: only root may talk to the agent (try sudo)"
+	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
+		what = "no answer in time: sluiced is very busy or hangs (its log may say why)"
+	default:
+		return fmt.Errorf("ask agent at %s: %w", c.socket, err)
+	}
+	return &UnreachableError{Socket: c.socket, What: what, Err: err}
+}
+
+// UnreachableError is returned when no agent answers at the socket.
+type UnreachableError struct {
+	Socket string
+	What   string // what is wrong and what to do
+	Err    error
+}
+
+// Error implements error.
+func (e *UnreachableError) Error() string { return fmt.Sprintf("no agent at %s: %s", e.Socket, e.What) }
+
+// Unwrap returns the cause.
+func (e *UnreachableError) Unwrap() error { return e.Err }

@@ -1,0 +1,185 @@
+// Package api is the agent's HTTP API as its clients see it: the documents that it speaks, and a
+// client for the agent's unix socket. All paths start with /v1. The other side is in api/server.
+package api
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+// Status is GET /v1/status.
+type Status struct {
+	Node    string `json:"node"`
+	Version string `json:"version"`
+	// Ready is set when every condition holds.
+	Ready      bool        `json:"ready"`
+	Conditions []Condition `json:"conditions"`
+	Kernel     string      `json:"kernel"`
+	Attach     string      `json:"attach"`   // how packet programs are attached: "tcx" or "clsact"
+	Revision   int64       `json:"revision"` // of the registry that this node's maps reflect
+	Counts     Counts      `json:"counts"`
+	Maps       []Map       `json:"maps"`
+	Pools      []Pool      `json:"pools"`
+}
+
+// Condition is one thing that must hold for a node to be ready.
+type Condition struct {
+	Name    string `json:"name"` // e.g. "registry", "maps", "programs"
+	OK      bool   `json:"ok"`
+	Message string `json:"message,omitempty"` // what is wrong; or a remark
+}
+
+// Counts says how much there is. Containers are this node's, the rest is the whole registry's.
+type Counts struct {
+	Services   int `json:"services"`
+	Backends   int `json:"backends"`
+	Endpoints  int `json:"endpoints"`
+	Containers int `json:"containers"`
+}
+
+// Map is a kernel map's fill.
+type Map struct {
+	Name    string `json:"name"`
+	Entries uint64 `json:"entries"`
+	Limit   uint64 `json:"limit"`
+	Bytes   uint64 `json:"bytes"` // memory that the kernel holds for it
+}
+
+// Pool is the fill of a range of addresses.
+type Pool struct {
+	Use  string       `json:"use"` // "services" or "containers"
+	CIDR netip.Prefix `json:"cidr"`
+	Used uint64       `json:"used"`
+	Size uint64       `json:"size"` // addresses that can be handed out; at most 2^63
+}
+
+// CheckResult is GET /v1/check: how this node's maps and programs differ from the registry.
+type CheckResult struct {
+	Services    int          `json:"services"`
+	Backends    int          `json:"backends"`
+	Containers  int          `json:"containers"`
+	Differences []Difference `json:"differences"` // empty: all is equal
+}
+
+// Difference is one thing that is not as it should be. Want or Have is empty when the thing should
+// not be, or is not, there.
+type Difference struct {
+	Where string `json:"where"` // a map's or program's name
+	Key   string `json:"key"`
+	Want  string `json:"want,omitempty"`
+	Have  string `json:"have,omitempty"`
+}
+
+// String says it in one line.
+func (d Difference) String() string {
+	or := func(s string) string {
+		if s == "" {
+			return "nothing"
+		}
+		return s
+	}
+	return fmt.Sprintf("%s %s: want %s, have %s", d.Where, d.Key, or(d.Want), or(d.Have))
+}
+
+// Service is one item of GET /v1/services.
+type Service struct {
+	registry.Service
+	Endpoints int    `json:"endpoints"` // how many the selector chooses
+	Ports     []Port `json:"ports"`     // in place of Service.Ports
+}
+
+// Port is a service's port with what answers there now.
+type Port struct {
+	registry.ServicePort
+	Backends []netip.AddrPort `json:"backends"` // over all VIPs
+}
+
+// List is the answer to a GET of several things.
+type List[T any] struct {
+	Items []T `json:"items"`
+}
+
+// The actions that a Result names.
+const (
+	Created    = "created"
+	Configured = "configured"
+	Unchanged  = "unchanged"
+	Deleted    = "deleted"
+	NotFound   = "not found"
+	Labelled   = "labelled"
+)
+
+// Result says what became of one object.
+type Result struct {
+	Kind string `json:"kind"` // "Service" or "Endpoint"
+	registry.Name
+	Action string            `json:"action"`
+	VIPs   []netip.Addr      `json:"vips,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"` // of an endpoint, as they are now
+}
+
+// Results is the answer to POST /v1/apply, /v1/delete, /v1/endpoints/label and to
+// DELETE /v1/services/NAMESPACE/NAME.
+type Results struct {
+	Results []Result `json:"results"`
+	// Synced is set when this node's maps reflect what was written.
+	Synced bool `json:"synced"`
+	// Warning says why not.
+	Warning string `json:"warning,omitempty"`
+}
+
+// LabelRequest is the body of POST /v1/endpoints/label.
+type LabelRequest struct {
+	// Container is a container id, NAMESPACE/NAME or NAME of a workload, or the beginning of a
+	// container id if only one container's begins so.
+	Container string            `json:"container"`
+	Set       map[string]string `json:"set,omitempty"`
+	Remove    []string          `json:"remove,omitempty"`
+}
+
+// Version is GET /v1/version.
+type Version struct {
+	Version string `json:"version"`
+	Node    string `json:"node"`
+}
+
+// Detail is one fault in what a client sent.
+type Detail struct {
+	Line   int    `json:"line,omitempty"` // in the body, from 1; 0: unknown
+	Field  string `json:"field,omitempty"`
+	Reason string `json:"reason"`
+}
+
+// String returns LINE: FIELD: REASON, without what is unknown.
+func (d Detail) String() string {
+	var b strings.Builder
+	if d.Line > 0 {
+		fmt.Fprintf(&b, "%d: ", d.Line)
+	}
+	if d.Field != "" {
+		fmt.Fprintf(&b, "%s: ", d.Field)
+	}
+	return b.String() + d.Reason
+}
+
+// Error is the body of every answer whose status is not 2xx.
+type Error struct {
+	Status  int      `json:"-"`
+	Message string   `json:"error"`
+	Details []Detail `json:"details,omitempty"`
+	// Results is what had been done when the error came up.
+	Results []Result `json:"results,omitempty"`
+}
+
+// Error returns the message and, each on its own line, the details.
+func (e *Error) Error() string {
+	lines := make([]string, 0, 1+len(e.Details))
+	lines = append(lines, e.Message)
+	for _, d := range e.Details {
+		lines = append(lines, d.String())
+	}
+	return strings.Join(lines, "\n")
+}
