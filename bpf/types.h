@@ -45,7 +45,10 @@ enum backend_state {
 	BACKEND_ACTIVE = 1, /* may be chosen */
 };
 
-/* backends: where a service's traffic goes. */
+/*
+ * backends: where a service's traffic goes. An id belongs to one frontend: an address that serves
+ * two frontends has two, so that leaving one service says nothing about the other.
+ */
 struct backend {
 	struct addr addr;
 	__u16 port;  /* host order */
@@ -53,7 +56,7 @@ struct backend {
 	__u8 state;  /* enum backend_state */
 	__u32 epoch; /* raised when what was decided from this entry no longer holds */
 	__u32 zone;  /* topology zone number; 0: unknown */
-	__u8 pad[4];
+	__u32 service; /* id of the service (port) that the backend serves */
 };
 
 /* endpoints: a container wired on this node, by each of its addresses. */
@@ -80,7 +83,6 @@ enum flow_flags {
 	FLOW_REPLY = 1 << 2,   /* this entry is for the answering direction */
 	FLOW_FIN = 1 << 3,     /* a FIN went this way */
 	FLOW_RST = 1 << 4,     /* a RST went this way */
-	FLOW_REFUSE = 1 << 5,  /* answer with RST or unreachable instead of forwarding */
 };
 
 /*

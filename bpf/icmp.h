@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * ICMP errors about translated packets. An error quotes the packet as its reporter saw it, that is,
+ * translated; its receiver must see what it sent (RFC 5508, 4.2), or path MTU discovery and refused
+ * datagrams would not work through a VIP.
+ */
+#ifndef SLUICE_ICMP_H
+#define SLUICE_ICMP_H
+
+#include <stddef.h>
+#include <linux/bpf.h>
+
+#include "flow.h"
+#include "nat.h"
+#include "parse.h"
+
+static __always_inline bool is_icmp_error(const struct packet *pkt)
+{
+	if (pkt->v6)
+		return pkt->icmp_type < ICMP6_INFORMATIONAL;
+	return pkt->icmp_type == ICMP_UNREACHABLE || pkt->icmp_type == ICMP_TIME_EXCEEDED ||
+	       pkt->icmp_type == ICMP_PARAMETER_PROBLEM;
+}
+
+/*
+ * Reads the tuple of the packet that the error quotes. Returns its transport header's offset in the
+ * frame, or -1 when there is none to follow (too short, a fragment, another protocol).
+ */
+static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *pkt,
+					struct flow_key *key)
+{
+	__u32 off = pkt->l4 + ICMP_HLEN, l4;
+	__be16 ports[2];
+
+	if (pkt->v6) {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)))
+			return -1;
+		addr_from_v6(&key->saddr, &ip.saddr);
+		addr_from_v6(&key->daddr, &ip.daddr);
+		key->proto = ip.nexthdr;
+		l4 = off + sizeof(ip);
+	} else {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.ihl < 5 ||
+		    ip.frag_off & bpf_htons(IP_OFFSET))
+			return -1;
+		addr_from_v4(&key->saddr, ip.saddr);
+		addr_from_v4(&key->daddr, ip.daddr);
+		key->proto = ip.protocol;
+		l4 = off + ip.ihl * 4;
+	}
+	if (!has_ports(key->proto) || bpf_skb_load_bytes(skb, l4, ports, sizeof(ports)))
+		return -1;
+	key->sport = bpf_ntohs(ports[0]);
+	key->dport = bpf_ntohs(ports[1]);
+	return l4;
+}
+
+/* Replaces words at off and adds what that changes to *sum. Returns 0 or an error. */
+static __always_inline int replace(struct __sk_buff *skb, __u32 off, const void *from,
+				   const void *to, const int words, __u64 *sum)
+{
+	*sum += sum_words(from, to, words);
+	return bpf_skb_store_bytes(skb, off, to, words * 4, BPF_F_RECOMPUTE_CSUM);
+}
+
+static __noinline int error_rewrite_v4(struct __sk_buff *skb, const struct packet *pkt,
+				       const struct flow *entry, struct scratch *work)
+{
+	const struct flow_key *quoted = &work->quoted;
+	const struct addr *saddr = &work->reporter;
+	__u32 ip = pkt->l4 + ICMP_HLEN;
+	__u64 inner = 0, outer = 0, ignore = 0;
+	__be32 from[2] = { addr_to_v4(&quoted->saddr), addr_to_v4(&quoted->daddr) };
+	__be32 to[2] = { addr_to_v4(&entry->daddr), addr_to_v4(&entry->saddr) };
+	__be32 from_out[2] = { addr_to_v4(&pkt->tuple.saddr), addr_to_v4(&pkt->tuple.daddr) };
+	__be32 to_out[2] = { addr_to_v4(saddr), addr_to_v4(&entry->daddr) };
+	__u16 check, old;
+
+	/* The quoted header's checksum takes back what its addresses add to the ICMP checksum. */
+	if (replace(skb, ip + offsetof(struct iphdr, saddr), from, to, 2, &inner) ||
+	    bpf_skb_load_bytes(skb, ip + offsetof(struct iphdr, check), &old, 2))
+		return -1;
+	check = ~fold16((__u64)(__u16)~old + fold16(inner));
+	work->sum += inner + (__u64)(__u16)~old + check;
+	if (bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, check), &check, 2,
+				BPF_F_RECOMPUTE_CSUM))
+		return -1;
+	outer = sum_words(from_out, to_out, 2);
+	return bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), 0, fold32(outer),
+				   0) ||
+	       replace(skb, ETH_HLEN + offsetof(struct iphdr, saddr), from_out, to_out, 2, &ignore);
+}
+
+static __noinline int error_rewrite_v6(struct __sk_buff *skb, const struct packet *pkt,
+				       const struct flow *entry, struct scratch *work)
+{
+	const struct flow_key *quoted = &work->quoted;
+	const struct addr *saddr = &work->reporter;
+	__u32 ip = pkt->l4 + ICMP_HLEN;
+	__u64 *sum = &work->sum;
+
+	/* ICMPv6's own checksum covers the outer addresses too (RFC 4443, 2.3). */
+	return replace(skb, ip + offsetof(struct ipv6hdr, saddr), &quoted->saddr, &entry->daddr, 4,
+		       sum) ||
+	       replace(skb, ip + offsetof(struct ipv6hdr, daddr), &quoted->daddr, &entry->saddr, 4,
+		       sum) ||
+	       replace(skb, ETH_HLEN + offsetof(struct ipv6hdr, saddr), &pkt->tuple.saddr, saddr, 4,
+		       sum) ||
+	       replace(skb, ETH_HLEN + offsetof(struct ipv6hdr, daddr), &pkt->tuple.daddr,
+		       &entry->daddr, 4, sum);
+}
+
+/*
+ * Finds the flow that the error is about and turns the error into one about what its receiver sent.
+ * Returns 1 with *out set to the veth to deliver to (0: the stack) and *mac to its container's MAC,
+ * 0 when the error is about nothing translated, or -1 when the packet must be dropped.
+ *
+ * ifindex is the veth that the error came in by, or 0; an error from a container may only speak of
+ * that container's flows.
+ */
+static __noinline int icmp_error_translate(struct __sk_buff *skb, struct packet *pkt,
+					   __u32 ifindex, __u32 *out, __u8 *mac)
+{
+	struct scratch *work = scratch_here();
+	struct flow_key *quoted, *key;
+	__u32 from_ports, to_ports;
+	struct flow *entry;
+	int l4, err;
+
+	if (!work)
+		return -1;
+	quoted = &work->quoted;
+	l4 = quoted_tuple(skb, pkt, quoted);
+	if (l4 < 0)
+		return 0;
+	/* The flow's other direction knows how to undo the quoted packet's translation. */
+	key = &work->rkey;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->saddr = quoted->daddr;
+	key->daddr = quoted->saddr;
+	key->sport = quoted->dport;
+	key->dport = quoted->sport;
+	key->proto = quoted->proto;
+	entry = bpf_map_lookup_elem(&flows, key);
+	if (!entry || !(entry->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+		return 0;
+	if (ifindex && entry->in_ifindex != ifindex)
+		return 0;
+
+	/* The far end itself reports: it is known by its VIP. A router on the way keeps its name. */
+	work->reporter = pkt->tuple.saddr;
+	if (addr_equal(&work->reporter, &quoted->daddr))
+		work->reporter = entry->saddr;
+	work->sum = 0;
+	from_ports = port_word(quoted->sport, quoted->dport);
+	to_ports = port_word(entry->dport, entry->sport);
+	if (replace(skb, l4, &from_ports, &to_ports, 1, &work->sum))
+		return -1;
+	if (pkt->v6)
+		err = error_rewrite_v6(skb, pkt, entry, work);
+	else
+		err = error_rewrite_v4(skb, pkt, entry, work);
+	if (err || bpf_l4_csum_replace(skb, pkt->l4 + ICMP_CHECK, 0,
+				       fold32(work->sum), 0))
+		return -1;
+	*out = entry->out_ifindex;
+	__builtin_memcpy(mac, entry->out_mac, 6);
+	COUNT(icmp_translated);
+	return 1;
+}
+
+#endif

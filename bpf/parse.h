@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From bytes to a tuple. After parse() the packet's headers, up to the ports or 20 bytes of the
+ * transport header, lie in the linear area and may be read and written through pointers.
+ */
+#ifndef SLUICE_PARSE_H
+#define SLUICE_PARSE_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+#define IP_MF	  0x2000 /* more fragments, RFC 791 */
+#define IP_OFFSET 0x1fff
+#define IP6_MF	  0x0001 /* RFC 8200, 4.5 */
+#define IP6_OFFSET 0xfff8
+
+#define NEXTHDR_HOP	 0
+#define NEXTHDR_ROUTING	 43
+#define NEXTHDR_FRAGMENT 44
+#define NEXTHDR_AUTH	 51
+#define NEXTHDR_ICMPV6	 58
+#define NEXTHDR_DEST	 60
+#define NEXTHDR_MOBILITY 135
+
+/* The uapi headers for ICMP drag in libc; both versions' headers begin alike. */
+#define ICMP_HLEN  8
+#define ICMP_CHECK 2 /* offset of the checksum */
+#define ICMP_UNREACHABLE       3  /* RFC 792 */
+#define ICMP_UNREACHABLE_PORT  3
+#define ICMP_TIME_EXCEEDED     11
+#define ICMP_PARAMETER_PROBLEM 12
+#define ICMP6_UNREACHABLE      1 /* RFC 4443 */
+#define ICMP6_UNREACHABLE_PORT 4
+#define ICMP6_INFORMATIONAL    128 /* and above: no errors */
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+/* Extension headers that are followed before a packet is given up as hostile. */
+#define MAX_EXTENSIONS 8
+/* Bytes from the frame's start within which the transport header must begin. */
+#define MAX_L4_OFFSET 511
+
+enum parsed {
+	PARSED_TRANSPORT = 0, /* TCP, UDP, SCTP: the tuple is whole */
+	PARSED_ICMP,	      /* ICMP or ICMPv6: type stands in icmp_type */
+	PARSED_IP,	      /* another protocol: addresses only */
+	PARSED_ARP,
+	PARSED_OTHER, /* not ARP, not IP */
+	PARSED_MALFORMED,
+	PARSED_EXTENSIONS, /* too many extension headers */
+};
+
+enum fragment {
+	FRAGMENT_NONE = 0,
+	FRAGMENT_FIRST, /* carries the ports */
+	FRAGMENT_LATER, /* does not: tuple.sport and dport are 0 until frags fills them in */
+};
+
+struct packet {
+	struct flow_key tuple;
+	__u32 frag_id;	/* as on the wire */
+	__u16 l4;	/* offset of the transport header from the frame's start */
+	__u8 v6;	/* 1: IPv6 */
+	__u8 fragment;	/* enum fragment */
+	__u8 tcp_flags; /* TCP_FIN ...; 0 when not TCP */
+	__u8 icmp_type;
+	__u8 pad[2];
+};
+
+static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+
+	return x[3] == y[3] && x[2] == y[2] && x[1] == y[1] && x[0] == y[0];
+}
+
+static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
+{
+	__u32 *w = (__u32 *)a;
+
+	w[0] = 0;
+	w[1] = 0;
+	w[2] = bpf_htonl(0xffff);
+	w[3] = v4;
+}
+
+static __always_inline __be32 addr_to_v4(const struct addr *a)
+{
+	return ((const __u32 *)a)[3];
+}
+
+static __always_inline void addr_from_v6(struct addr *a, const void *v6)
+{
+	__builtin_memcpy(a, v6, sizeof(*a));
+}
+
+static __always_inline bool addr_is_v4(const struct addr *a)
+{
+	const __u32 *w = (const __u32 *)a;
+
+	return w[0] == 0 && w[1] == 0 && w[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
+/* Makes the first len bytes linear, or as many as there are. */
+static __always_inline void pull(struct __sk_buff *skb, __u32 len)
+{
+	if ((__u64)skb->data + len > (__u64)skb->data_end)
+		bpf_skb_pull_data(skb, len < skb->len ? len : skb->len);
+}
+
+/*
+ * Walks IPv6's extension headers from the one of type nexthdr at offset *l4 (RFC 8200, 4; the
+ * authentication header counts in 4-byte units, RFC 4302). Returns the transport's protocol number,
+ * or -1 for a malformed packet and -2 for one with too many headers.
+ */
+static __noinline int skip_extensions(struct __sk_buff *skb, struct packet *pkt, __u8 nexthdr)
+{
+	__u32 off = pkt->l4;
+	struct {
+		__u8 nexthdr;
+		__u8 len;
+		__be16 offset;
+		__be32 id;
+	} ext;
+	int i;
+
+	for (i = 0; i < MAX_EXTENSIONS; i++) {
+		if (nexthdr != NEXTHDR_HOP && nexthdr != NEXTHDR_ROUTING &&
+		    nexthdr != NEXTHDR_DEST && nexthdr != NEXTHDR_MOBILITY &&
+		    nexthdr != NEXTHDR_AUTH && nexthdr != NEXTHDR_FRAGMENT) {
+			pkt->l4 = off;
+			return nexthdr;
+		}
+		if (bpf_skb_load_bytes(skb, off, &ext, sizeof(ext)))
+			return -1;
+		if (nexthdr == NEXTHDR_FRAGMENT) {
+			if (ext.offset & bpf_htons(IP6_OFFSET))
+				pkt->fragment = FRAGMENT_LATER;
+			else if (ext.offset & bpf_htons(IP6_MF))
+				pkt->fragment = FRAGMENT_FIRST;
+			pkt->frag_id = ext.id;
+			off += 8;
+		} else if (nexthdr == NEXTHDR_AUTH) {
+			off += (ext.len + 2) * 4;
+		} else {
+			off += (ext.len + 1) * 8;
+		}
+		if (off > MAX_L4_OFFSET)
+			return -2;
+		nexthdr = ext.nexthdr;
+		if (pkt->fragment == FRAGMENT_LATER) {
+			pkt->l4 = off;
+			return nexthdr;
+		}
+	}
+	return -2;
+}
+
+/* Reads what the transport header at pkt->l4 says. */
+static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct packet *pkt)
+{
+	__u8 proto = pkt->tuple.proto;
+	void *data, *end;
+	__be16 *ports;
+	__u32 l4;
+
+	if (proto == IPPROTO_ICMP || proto == NEXTHDR_ICMPV6) {
+		/* Each belongs to its own IP version. */
+		if ((proto == NEXTHDR_ICMPV6) != pkt->v6)
+			return PARSED_IP;
+		if (pkt->fragment == FRAGMENT_LATER)
+			return PARSED_IP;
+		if (bpf_skb_load_bytes(skb, pkt->l4, &pkt->icmp_type, 1))
+			return PARSED_MALFORMED;
+		return PARSED_ICMP;
+	}
+	if (!has_ports(proto))
+		return PARSED_IP;
+	if (pkt->fragment == FRAGMENT_LATER)
+		return PARSED_TRANSPORT;
+
+	/*
+	 * The mask tells the verifier that the offset cannot leave a packet's 64 KiB; it forgets
+	 * what it knew of a value that went through the stack (before Linux 5.16).
+	 */
+	l4 = pkt->l4 & MAX_L4_OFFSET;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	ports = data + l4;
+	if ((void *)ports + 8 > end)
+		return PARSED_MALFORMED;
+	pkt->tuple.sport = bpf_ntohs(ports[0]);
+	pkt->tuple.dport = bpf_ntohs(ports[1]);
+	if (proto == IPPROTO_TCP) {
+		if ((void *)ports + sizeof(struct tcphdr) > end)
+			return PARSED_MALFORMED;
+		pkt->tcp_flags = *((__u8 *)ports + 13);
+	}
+	return PARSED_TRANSPORT;
+}
+
+static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *pkt)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	__u32 hlen, total;
+
+	if ((void *)(ip + 1) > end)
+		return PARSED_MALFORMED;
+	hlen = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	/* A total of 0 is a GSO packet of more than 64 KiB (BIG TCP, Linux 6.3). */
+	if (ip->version != 4 || hlen < sizeof(*ip) || (total && total < hlen) ||
+	    ETH_HLEN + total > skb->len)
+		return PARSED_MALFORMED;
+	addr_from_v4(&pkt->tuple.saddr, ip->saddr);
+	addr_from_v4(&pkt->tuple.daddr, ip->daddr);
+	pkt->tuple.proto = ip->protocol;
+	pkt->l4 = ETH_HLEN + hlen;
+	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) {
+		pkt->fragment = ip->frag_off & bpf_htons(IP_OFFSET) ? FRAGMENT_LATER
+								     : FRAGMENT_FIRST;
+		pkt->frag_id = ip->id;
+	}
+	if (hlen > sizeof(*ip))
+		pull(skb, pkt->l4 + sizeof(struct tcphdr));
+	return parse_transport(skb, pkt);
+}
+
+static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet *pkt)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = data + ETH_HLEN;
+	int proto;
+
+	if ((void *)(ip + 1) > end)
+		return PARSED_MALFORMED;
+	if (ip->version != 6 ||
+	    ETH_HLEN + sizeof(*ip) + bpf_ntohs(ip->payload_len) > skb->len)
+		return PARSED_MALFORMED;
+	addr_from_v6(&pkt->tuple.saddr, &ip->saddr);
+	addr_from_v6(&pkt->tuple.daddr, &ip->daddr);
+	/* Never on a wire (RFC 4038, 4.2), and here it would pass for IPv4. */
+	if (addr_is_v4(&pkt->tuple.saddr) || addr_is_v4(&pkt->tuple.daddr))
+		return PARSED_MALFORMED;
+	pkt->v6 = 1;
+	pkt->l4 = ETH_HLEN + sizeof(*ip);
+	proto = ip->nexthdr;
+	if (proto != IPPROTO_TCP && proto != IPPROTO_UDP && proto != NEXTHDR_ICMPV6) {
+		proto = skip_extensions(skb, pkt, proto);
+		if (proto < 0)
+			return proto == -1 ? PARSED_MALFORMED : PARSED_EXTENSIONS;
+		pull(skb, pkt->l4 + sizeof(struct tcphdr));
+	}
+	pkt->tuple.proto = proto;
+	return parse_transport(skb, pkt);
+}
+
+/* Fills in *pkt, which must be zeroed, from the Ethernet frame in skb. */
+static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *pkt)
+{
+	/* Ethernet, IPv6 and TCP without options: all that most packets have. */
+	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr));
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return parse_v4(skb, pkt);
+	case bpf_htons(ETH_P_IPV6):
+		return parse_v6(skb, pkt);
+	case bpf_htons(ETH_P_ARP):
+		return PARSED_ARP;
+	}
+	return PARSED_OTHER;
+}
+
+#endif

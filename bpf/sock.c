@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * cgroup hooks on sockets: a VIP becomes a backend when the socket is connected, or for each datagram
+ * of one that is not. The application goes on seeing the VIP as its peer, and no packet pays
+ * anything later.
+ *
+ * IPv6 sockets bring IPv4 peers as ::ffff:a.b.c.d, which is how all maps spell them.
+ */
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "config.h"
+#include "lb.h"
+#include "maps.h"
+#include "parse.h"
+#include "types.h"
+
+char __license[] SEC("license") = "Dual BSD/GPL";
+
+#define REJECT	0
+#define PROCEED 1
+
+#define ECONNREFUSED 111
+
+struct peer {
+	struct addr addr;
+	__u16 port; /* host order */
+};
+
+static __always_inline void peer_v4(struct bpf_sock_addr *ctx, struct peer *peer)
+{
+	addr_from_v4(&peer->addr, ctx->user_ip4);
+	peer->port = bpf_ntohs(ctx->user_port);
+}
+
+static __always_inline void peer_v6(struct bpf_sock_addr *ctx, struct peer *peer)
+{
+	__u32 *w = (__u32 *)&peer->addr;
+
+	w[0] = ctx->user_ip6[0];
+	w[1] = ctx->user_ip6[1];
+	w[2] = ctx->user_ip6[2];
+	w[3] = ctx->user_ip6[3];
+	peer->port = bpf_ntohs(ctx->user_port);
+}
+
+static __always_inline void set_peer_v4(struct bpf_sock_addr *ctx, const struct addr *addr,
+					__u16 port)
+{
+	ctx->user_ip4 = addr_to_v4(addr);
+	ctx->user_port = bpf_htons(port);
+}
+
+static __always_inline void set_peer_v6(struct bpf_sock_addr *ctx, const struct addr *addr,
+					__u16 port)
+{
+	const __u32 *w = (const __u32 *)addr;
+
+	ctx->user_ip6[0] = w[0];
+	ctx->user_ip6[1] = w[1];
+	ctx->user_ip6[2] = w[2];
+	ctx->user_ip6[3] = w[3];
+	ctx->user_port = bpf_htons(port);
+}
+
+static __always_inline void set_peer(struct bpf_sock_addr *ctx, const struct addr *addr, __u16 port,
+				     bool v6)
+{
+	if (v6)
+		set_peer_v6(ctx, addr, port);
+	else
+		set_peer_v4(ctx, addr, port);
+}
+
+/*
+ * Fails the system call with ECONNREFUSED. A kernel without bpf_set_retval (Linux before 5.18) can
+ * only fail it with EPERM; there a connect goes to port 0 of the loopback instead, where nothing
+ * can ever listen, and is refused by the kernel itself.
+ */
+static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6,
+				  bool connect)
+{
+	struct addr loopback = {};
+	__u32 *w = (__u32 *)&loopback;
+
+	COUNT(sock_refused);
+	if (cfg.set_retval) {
+		bpf_set_retval(-ECONNREFUSED);
+		return REJECT;
+	}
+	if (!connect)
+		return REJECT;
+	if (addr_is_v4(&peer->addr))
+		addr_from_v4(&loopback, bpf_htonl(INADDR_LOOPBACK));
+	else
+		w[3] = bpf_htonl(1);
+	set_peer(ctx, &loopback, 0, v6);
+	return PROCEED;
+}
+
+static __always_inline void count_stats(__u32 service, bool refused)
+{
+	struct service_stats *stats = stats_of(service);
+
+	if (!stats)
+		return;
+	if (refused)
+		__sync_fetch_and_add(&stats->refused, 1);
+	else
+		__sync_fetch_and_add(&stats->connections, 1);
+}
+
+static __always_inline void sock_key_of(struct sock_key *key, struct bpf_sock_addr *ctx,
+					const struct addr *addr, __u16 port)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->cookie = bpf_get_socket_cookie(ctx);
+	key->addr = *addr;
+	key->port = port;
+	key->proto = ctx->protocol;
+}
+
+/* Remembers that the socket knows this backend by the VIP it asked for. */
+static __always_inline int remember(struct bpf_sock_addr *ctx, const struct peer *vip,
+				    const struct backend *be, __u32 service)
+{
+	struct sock_origin origin = { .addr = vip->addr, .port = vip->port, .service = service };
+	struct sock_key key;
+
+	sock_key_of(&key, ctx, &be->addr, be->port);
+	return bpf_map_update_elem(&sock_origin, &key, &origin, BPF_ANY);
+}
+
+/*
+ * Finds the service that the peer names. Returns PROCEED with *svc NULL when it names none, REJECT
+ * or PROCEED as refuse() says when it names a VIP's port that nothing serves; else -1 with *svc set.
+ */
+static __always_inline int find(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6,
+				bool connect, const struct service **svc)
+{
+	*svc = service_find(&peer->addr, peer->port, ctx->protocol);
+	if (*svc)
+		return -1;
+	if (is_vip(&peer->addr) && has_ports(ctx->protocol))
+		return refuse(ctx, peer, v6, connect);
+	return PROCEED;
+}
+
+static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6)
+{
+	const struct service *svc;
+	const struct backend *be;
+	struct sock_key key;
+	__u32 id;
+	int ret;
+
+	ret = find(ctx, peer, v6, true, &svc);
+	if (!svc) {
+		/* A datagram socket may have known this very peer by a VIP before: no more. */
+		if (ctx->protocol == IPPROTO_UDP) {
+			sock_key_of(&key, ctx, &peer->addr, peer->port);
+			bpf_map_delete_elem(&sock_origin, &key);
+		}
+		return ret;
+	}
+	be = backend_choose(svc, &id);
+	if (!be) {
+		count_stats(svc->id, true);
+		return refuse(ctx, peer, v6, true);
+	}
+	remember(ctx, peer, be, svc->id);
+	set_peer(ctx, &be->addr, be->port, v6);
+	count_stats(svc->id, false);
+	COUNT(sock_translated);
+	return PROCEED;
+}
+
+/* The backend that this socket's datagrams to the VIP went to before, while it is in service. */
+static __always_inline const struct backend *chosen_before(const struct sock_key *key,
+							   const struct service *svc)
+{
+	struct sock_choice *choice = bpf_map_lookup_elem(&sock_choices, key);
+	const struct backend *be;
+	__u32 id;
+
+	if (!choice)
+		return NULL;
+	id = choice->backend;
+	be = bpf_map_lookup_elem(&backends, &id);
+	if (be && be->state == BACKEND_ACTIVE && be->epoch == choice->epoch &&
+	    be->service == svc->id)
+		return be;
+	return NULL;
+}
+
+static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6)
+{
+	const struct service *svc;
+	const struct backend *be;
+	struct sock_choice choice = {};
+	struct sock_key key;
+	int ret;
+
+	ret = find(ctx, peer, v6, false, &svc);
+	if (!svc)
+		return ret;
+	sock_key_of(&key, ctx, &peer->addr, peer->port);
+	be = chosen_before(&key, svc);
+	if (!be) {
+		be = backend_choose(svc, &choice.backend);
+		if (!be) {
+			count_stats(svc->id, true);
+			return refuse(ctx, peer, v6, false);
+		}
+		choice.epoch = be->epoch;
+		bpf_map_update_elem(&sock_choices, &key, &choice, BPF_ANY);
+		remember(ctx, peer, be, svc->id);
+		count_stats(svc->id, false);
+		COUNT(sock_translated);
+	} else {
+		/* The answer's way back may have been evicted since. */
+		sock_key_of(&key, ctx, &be->addr, be->port);
+		if (!bpf_map_lookup_elem(&sock_origin, &key))
+			remember(ctx, peer, be, svc->id);
+	}
+	set_peer(ctx, &be->addr, be->port, v6);
+	return PROCEED;
+}
+
+/* Shows the application the peer it asked for: of a received datagram, or by getpeername. */
+static __always_inline int show_origin(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6)
+{
+	struct sock_origin *origin;
+	struct sock_key key;
+
+	sock_key_of(&key, ctx, &peer->addr, peer->port);
+	origin = bpf_map_lookup_elem(&sock_origin, &key);
+	if (origin)
+		set_peer(ctx, &origin->addr, origin->port, v6);
+	return PROCEED;
+}
+
+SEC("cgroup/connect4")
+int sock_connect4(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v4(ctx, &peer);
+	return on_connect(ctx, &peer, false);
+}
+
+SEC("cgroup/connect6")
+int sock_connect6(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v6(ctx, &peer);
+	return on_connect(ctx, &peer, true);
+}
+
+SEC("cgroup/sendmsg4")
+int sock_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v4(ctx, &peer);
+	return on_sendmsg(ctx, &peer, false);
+}
+
+SEC("cgroup/sendmsg6")
+int sock_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v6(ctx, &peer);
+	return on_sendmsg(ctx, &peer, true);
+}
+
+SEC("cgroup/recvmsg4")
+int sock_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v4(ctx, &peer);
+	return show_origin(ctx, &peer, false);
+}
+
+SEC("cgroup/recvmsg6")
+int sock_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v6(ctx, &peer);
+	return show_origin(ctx, &peer, true);
+}
+
+SEC("cgroup/getpeername4")
+int sock_getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v4(ctx, &peer);
+	return show_origin(ctx, &peer, false);
+}
+
+SEC("cgroup/getpeername6")
+int sock_getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct peer peer;
+
+	peer_v6(ctx, &peer);
+	return show_origin(ctx, &peer, true);
+}
