@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strconv"
 	"time"
@@ -25,6 +27,9 @@ type Call struct {
 	CPU     int  // to run on, counted from 1; 0: any
 	Gap     time.Duration
 	Timeout time.Duration // of each step; 0: 5 s
+	// Outside makes the calls from outside the node's cgroup, where no socket hook sees them, so
+	// that tc has to translate.
+	Outside bool
 }
 
 func (c Call) args() []string {
@@ -44,7 +49,14 @@ func (c Call) args() []string {
 
 // Call makes the calls from inside the container and returns what came of them.
 func (c *Container) Call(ctx context.Context, call Call) (report.Report, error) {
-	return calls(ctx, exec.Command(c.node.bin.Probe, call.args()...), c.Netns, c.Cgroup)
+	cgroup := c.Cgroup
+	if call.Outside {
+		cgroup = c.node.Cgroup + "-outside"
+		if err := os.Mkdir(cgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return report.Report{}, fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	return calls(ctx, exec.Command(c.node.bin.Probe, call.args()...), c.Netns, cgroup)
 }
 
 // Call makes the calls from a process of the node itself.

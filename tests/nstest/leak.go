@@ -60,11 +60,11 @@ func Sweep() error {
 
 // clean ends the processes of a node and removes all that bears its name.
 func clean(node string) error {
-	root, err := cgroupRoot()
-	if err != nil {
-		return err
+	cgroups, err := hierarchies("cgroup2", "cgroup") // runc uses the v1 ones as well
+	errs := []error{err}
+	for _, dir := range cgroups {
+		errs = append(errs, endCgroup(filepath.Join(dir, node)))
 	}
-	errs := []error{endCgroup(filepath.Join(root, node))}
 	for _, path := range entries(netnsDir, node) {
 		if owns(node, path) {
 			errs = append(errs, removeNetns(path))
@@ -86,8 +86,8 @@ func owns(node, path string) bool {
 
 // parents are the directories that nodes make something in.
 func parents() ([]string, error) {
-	root, err := cgroupRoot()
-	return []string{netnsDir, bpffsDir, os.TempDir(), root}, err
+	dirs, err := hierarchies("cgroup2", "cgroup")
+	return append(dirs, netnsDir, bpffsDir, os.TempDir()), err
 }
 
 func entries(dir, prefix string) []string {
