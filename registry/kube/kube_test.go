@@ -1,0 +1,213 @@
+package kube
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+// TestFaults reads each testdata/NAME.yaml and compares the faults, as a user sees them, with
+// testdata/NAME.txt. UPDATE_GOLDEN=1 writes the latter.
+func TestFaults(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no test data: %v", err)
+	}
+	for _, f := range files {
+		t.Run(filepath.Base(f), func(t *testing.T) {
+			in, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects, err := Parse(in)
+			var faults Errors
+			if !errors.As(err, &faults) || objects != nil {
+				t.Fatalf("got %d objects and error %v, want faults only", len(objects), err)
+			}
+			var got strings.Builder
+			for _, e := range faults {
+				got.WriteString(filepath.Base(f) + ":" + e.Error() + "\n")
+			}
+			golden := strings.TrimSuffix(f, ".yaml") + ".txt"
+			if os.Getenv("UPDATE_GOLDEN") != "" {
+				if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.String() != string(want) {
+				t.Errorf("faults are\n%s\nwant\n%s", got.String(), want)
+			}
+		})
+	}
+}
+
+const good = `
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  namespace: shop
+  labels: {tier: front}
+  annotations: {note: kept by nobody}
+spec:
+  type: ClusterIP
+  sessionAffinity: None
+  internalTrafficPolicy: Cluster
+  selector: &sel
+    app: web
+  ipFamilyPolicy: PreferDualStack
+  ipFamilies: [IPv6, IPv4]
+  ports:
+  - {name: http, port: 80, targetPort: http}
+  - {name: dns, port: 53, protocol: UDP, targetPort: 5353}
+  - {name: tele, port: 5000, protocol: SCTP, appProtocol: x}
+---
+# JSON, with tabs
+{
+	"apiVersion": "v1", "kind": "List",
+	"items": [
+		{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "none", "creationTimestamp": null},
+		 "spec": {"clusterIP": "None", "selector": {"a": "b"}}, "status": {"loadBalancer": {}}},
+		{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "fixed"},
+		 "spec": {"clusterIPs": ["10.96.0.7", "fd00::7"], "selector": {"a": "b"}, "ports": [{"port": 1}]}}
+	]
+}
+...
+`
+
+func TestParse(t *testing.T) {
+	objects, err := Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []registry.ServiceRequest
+	for _, o := range objects {
+		got = append(got, o.ServiceRequest)
+	}
+	want := []registry.ServiceRequest{
+		{
+			Service: registry.Service{
+				Name:     registry.Name{Namespace: "shop", Name: "web"},
+				Labels:   map[string]string{"tier": "front"},
+				Selector: map[string]string{"app": "web"},
+				Ports: []registry.ServicePort{
+					{Name: "http", Protocol: registry.TCP, Port: 80, TargetName: "http"},
+					{Name: "dns", Protocol: registry.UDP, Port: 53, TargetPort: 5353},
+					{Name: "tele", Protocol: registry.SCTP, Port: 5000, TargetPort: 5000},
+				},
+			},
+			Families: []registry.Family{registry.IPv6, registry.IPv4}, Policy: registry.PreferDualStack,
+		},
+		{Service: registry.Service{
+			Name: registry.Name{Namespace: "default", Name: "none"}, Headless: true, Selector: map[string]string{"a": "b"},
+		}},
+		{
+			Service: registry.Service{
+				Name: registry.Name{Namespace: "default", Name: "fixed"}, Selector: map[string]string{"a": "b"},
+				VIPs:  []netip.Addr{netip.MustParseAddr("10.96.0.7"), netip.MustParseAddr("fd00::7")},
+				Ports: []registry.ServicePort{{Protocol: registry.TCP, Port: 1, TargetPort: 1}},
+			},
+			Policy: registry.RequireDualStack,
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("parsed\n%+v\nwant\n%+v", got, want)
+	}
+	for _, c := range []struct {
+		object int
+		field  string
+		line   int
+	}{{0, "spec.selector", 13}, {0, "spec.clusterIP", 9}, {0, "spec.ports[1].port", 19}, {2, "spec.clusterIPs", 29}, {1, "spec.clusterIP", 27}, {0, "", 2}} {
+		if got := objects[c.object].Line(c.field); got != c.line {
+			t.Errorf("line of %s of object %d is %d, want %d", c.field, c.object, got, c.line)
+		}
+	}
+	names, err := Names([]byte(good))
+	if want := []registry.Name{got[0].Name, got[1].Name, got[2].Name}; err != nil || !reflect.DeepEqual(names, want) {
+		t.Errorf("names %v, error %v; want %v", names, err, want)
+	}
+}
+
+func TestParseBounds(t *testing.T) {
+	for name, in := range map[string]string{
+		"a long document": "a: " + strings.Repeat("x", MaxDocument),
+		"many documents":  strings.Repeat("---\na: b\n", MaxDocuments+1),
+		"depth":           strings.Repeat("[", 5000) + strings.Repeat("]", 5000),
+	} {
+		if objects, err := Parse([]byte(in)); err == nil {
+			t.Errorf("%s: parsed %d objects", name, len(objects))
+		}
+	}
+}
+
+// roundTrip says what a service becomes when it is rendered and parsed again.
+func roundTrip(s registry.Service) (registry.Service, error) {
+	b, err := json.Marshal(ToService(s))
+	if err != nil {
+		return s, err
+	}
+	if b, err = yaml.JSONToYAML(b); err != nil {
+		return s, err
+	}
+	objects, err := Parse(b)
+	if err != nil {
+		return s, err
+	}
+	return objects[0].Service, nil
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	files, _ := filepath.Glob("testdata/*.yaml")
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		objects, err := Parse(in)
+		if err != nil {
+			var faults Errors
+			if !errors.As(err, &faults) || len(faults) == 0 {
+				t.Fatalf("error without faults: %v", err)
+			}
+			for _, e := range faults {
+				if e.Document == 0 || e.Reason == "" || e.Line > bytes.Count(in, []byte("\n"))+2 {
+					t.Errorf("fault %+v of %d lines", e, bytes.Count(in, []byte("\n")))
+				}
+			}
+			return
+		}
+		for _, o := range objects {
+			if o.Line("") == 0 {
+				t.Errorf("service %s has no line", o.Name)
+			}
+			again, err := roundTrip(o.Service)
+			if err != nil {
+				t.Fatalf("service %+v does not parse once rendered: %v", o.Service, err)
+			}
+			if o.Policy == registry.SingleStack && !reflect.DeepEqual(again, o.Service) {
+				t.Errorf("service %+v became %+v", o.Service, again)
+			}
+		}
+		if names, err := Names(in); err != nil || len(names) != len(objects) {
+			t.Errorf("%d services, %d names, error %v", len(objects), len(names), err)
+		}
+	})
+}
