@@ -69,6 +69,35 @@ func (s *Store) putService(ctx context.Context, req registry.ServiceRequest) (re
 	return registry.Service{}, 0, errConflict
 }
 
+// CheckService says whether PutService would take a request now, without writing anything. It
+// returns the service as stored, if it is.
+func (s *Store) CheckService(ctx context.Context, req registry.ServiceRequest) (old registry.Service, exists bool, err error) {
+	k, err := serviceKey(req.Name)
+	if err != nil {
+		return old, false, fmt.Errorf("service %s: %w: %w", req.Name, registry.ErrInvalid, err)
+	}
+	kv, err := s.get(ctx, k)
+	if err != nil {
+		return old, false, fmt.Errorf("service %s: %w", req.Name, err)
+	}
+	old = s.existing(kv)
+	plan, err := s.plan(req, old)
+	if err != nil {
+		return old, kv != nil, fmt.Errorf("service %s: %w", req.Name, err)
+	}
+	pick := picker{store: s, owner: req.Name, held: map[netip.Addr]int64{}, wanted: plan}
+	for _, a := range req.VIPs {
+		vip, err := s.get(ctx, vipKey(a))
+		if err == nil && vip != nil && !slices.Contains(old.VIPs, a) {
+			err = pick.taken(vip)
+		}
+		if err != nil {
+			return old, kv != nil, fmt.Errorf("service %s: %w", req.Name, err)
+		}
+	}
+	return old, kv != nil, nil
+}
+
 // existing reads the stored service; one that cannot be read counts as absent.
 func (s *Store) existing(kv *mvccpb.KeyValue) registry.Service {
 	if kv == nil {

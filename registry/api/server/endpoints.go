@@ -1,0 +1,129 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/api"
+)
+
+const (
+	maxLabels = 64 // changed by one request
+	minPrefix = 4  // of a container id
+)
+
+func (s *Server) endpoints(*http.Request) (any, error) {
+	return api.List[registry.Endpoint]{Items: s.Catalog.Endpoints()}, nil
+}
+
+// label changes the labels of every interface of one container.
+func (s *Server) label(r *http.Request) (any, error) {
+	body, err := readBody(r, maxSmallBody)
+	if err != nil {
+		return nil, err
+	}
+	var req api.LabelRequest
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&req); err != nil {
+		return nil, &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("read label request: %s", err)}
+	}
+	if e := checkLabels(req); e != nil {
+		return nil, e
+	}
+	list, err := find(s.Catalog.Endpoints(), req.Container)
+	if err != nil {
+		return nil, err
+	}
+	var out api.Results
+	var revision int64
+	for _, e := range list {
+		rev, err := s.Store.LabelEndpoint(r.Context(), e.EndpointID, req.Set, req.Remove)
+		if err != nil {
+			return nil, err
+		}
+		revision = max(revision, rev)
+	}
+	s.synced(r.Context(), revision, &out)
+	labels := maps.Clone(list[0].Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	maps.Copy(labels, req.Set)
+	for _, k := range req.Remove {
+		delete(labels, k)
+	}
+	out.Results = []api.Result{{Kind: "Endpoint", Name: list[0].Name, Action: api.Labelled, Labels: labels}}
+	return out, nil
+}
+
+// checkLabels applies Kubernetes' rules.
+func checkLabels(req api.LabelRequest) error {
+	e := &api.Error{Status: http.StatusUnprocessableEntity, Message: "nothing was changed: the labels have faults"}
+	bad := func(field string, reasons []string) {
+		if len(reasons) > 0 {
+			e.Details = append(e.Details, api.Detail{Field: field, Reason: strings.Join(reasons, "; ")})
+		}
+	}
+	if n := len(req.Set) + len(req.Remove); n == 0 || n > maxLabels {
+		bad("", []string{fmt.Sprintf("%d labels to change: want 1 to %d", n, maxLabels)})
+	}
+	for _, k := range slices.Sorted(maps.Keys(req.Set)) {
+		bad(k, validation.IsQualifiedName(k))
+		bad(k, validation.IsValidLabelValue(req.Set[k]))
+	}
+	for _, k := range req.Remove {
+		bad(k, validation.IsQualifiedName(k))
+		if _, both := req.Set[k]; both {
+			bad(k, []string{"set and removed at once"})
+		}
+	}
+	if len(e.Details) > 0 {
+		return e
+	}
+	return nil
+}
+
+// find returns the endpoints of the one container that is meant: by id, by workload name, by the
+// beginning of its id, whichever fits first.
+func find(all []registry.Endpoint, container string) ([]registry.Endpoint, error) {
+	for _, fits := range []func(registry.Endpoint) bool{
+		func(e registry.Endpoint) bool { return e.ContainerID == container },
+		func(e registry.Endpoint) bool { return e.Name.String() == container },
+		func(e registry.Endpoint) bool { return e.Name.Name == container },
+		func(e registry.Endpoint) bool {
+			return len(container) >= minPrefix && strings.HasPrefix(e.ContainerID, container)
+		},
+	} {
+		var list []registry.Endpoint
+		ids := map[string]string{}
+		for _, e := range all {
+			if fits(e) {
+				list = append(list, e)
+				ids[e.Node+"/"+e.ContainerID] = fmt.Sprintf("%s (container %s on %s)", e.Name, e.ContainerID, e.Node)
+			}
+		}
+		if len(ids) > 1 {
+			e := &api.Error{Status: http.StatusConflict, Message: fmt.Sprintf("container %q means any of %d", container, len(ids))}
+			for _, text := range slices.Sorted(maps.Values(ids)) {
+				if e.Details = append(e.Details, api.Detail{Reason: text}); len(e.Details) == 10 {
+					break
+				}
+			}
+			return nil, e
+		}
+		if len(list) > 0 {
+			return list, nil
+		}
+	}
+	return nil, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf(
+		"container %q: not found (want an id or %d letters of its beginning, NAMESPACE/NAME, or NAME; see \"sluice get endpoints -A\")", container, minPrefix)}
+}

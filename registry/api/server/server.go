@@ -1,0 +1,184 @@
+// Package server answers the agent's HTTP API.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/api"
+)
+
+// Limits on requests.
+const (
+	MaxBody        = 8 << 20          // bytes of documents
+	maxSmallBody   = 64 << 10         // bytes of anything else
+	handleTimeout  = 45 * time.Second // the client waits a little longer
+	defaultSync    = 10 * time.Second
+	bodyReadPeriod = 10 * time.Second
+)
+
+// Store is where objects are written.
+type Store interface {
+	// CheckService says whether PutService would take a request, and returns the service as it is
+	// now, if it is.
+	CheckService(context.Context, registry.ServiceRequest) (old registry.Service, exists bool, err error)
+	PutService(context.Context, registry.ServiceRequest) (registry.Service, int64, error)
+	DeleteService(context.Context, registry.Name) (int64, error)
+	LabelEndpoint(ctx context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error)
+}
+
+// Agent is the node that the API stands for.
+type Agent interface {
+	Status(context.Context) api.Status
+	Check(context.Context) (api.CheckResult, error)
+	// WaitSynced returns once this node's maps reflect the revision.
+	WaitSynced(ctx context.Context, revision int64) error
+}
+
+// Options says what stands behind the API.
+type Options struct {
+	Store   Store
+	Catalog *registry.Catalog
+	Agent   Agent
+	Version api.Version
+	// SyncTimeout bounds how long an answer waits for this node's maps; 0 is 10 s.
+	SyncTimeout time.Duration
+	Logger      *slog.Logger // nil discards
+}
+
+// Server is the API's http.Handler, for all paths below /v1/.
+type Server struct {
+	Options
+	mux *http.ServeMux
+}
+
+// New returns a server.
+func New(o Options) *Server {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.SyncTimeout == 0 {
+		o.SyncTimeout = defaultSync
+	}
+	s := &Server{Options: o, mux: http.NewServeMux()}
+	s.handle("GET /v1/status", s.status)
+	s.handle("GET /v1/version", s.version)
+	s.handle("GET /v1/check", s.check)
+	s.handle("POST /v1/apply", s.apply)
+	s.handle("POST /v1/delete", s.deleteDocuments)
+	s.handle("GET /v1/services", s.services)
+	s.handle("GET /v1/services/{namespace}/{name}", s.service)
+	s.handle("DELETE /v1/services/{namespace}/{name}", s.deleteService)
+	s.handle("GET /v1/endpoints", s.endpoints)
+	s.handle("POST /v1/endpoints/label", s.label)
+	s.handle("GET /v1/nodes", s.nodes)
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such path or method: %s %s", r.Method, r.URL.Path)})
+	})
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// handle registers a handler that returns what to answer, or an error.
+func (s *Server) handle(pattern string, h func(*http.Request) (any, error)) {
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
+		defer cancel()
+		// A client that sends its body drop by drop does not hold us up. Not every connection can
+		// do it, and then the handler's own time bounds it.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyReadPeriod))
+		answer, err := h(r.WithContext(ctx))
+		if err != nil {
+			s.fail(w, r, asError(err))
+			return
+		}
+		write(w, http.StatusOK, answer)
+	})
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, e *api.Error) {
+	if e.Status >= 500 {
+		s.Logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "err", e.Message)
+	}
+	write(w, e.Status, e)
+}
+
+func write(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, `{"error":"encode the answer"}`, http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the client has gone: nobody to tell
+}
+
+// asError gives an error its status.
+func asError(err error) *api.Error {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	e = &api.Error{Status: http.StatusInternalServerError, Message: err.Error()}
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		e.Status = http.StatusNotFound
+	case errors.Is(err, registry.ErrVIPTaken), errors.Is(err, registry.ErrVIPImmutable):
+		e.Status = http.StatusConflict
+	case errors.Is(err, registry.ErrVIPOutOfRange), errors.Is(err, registry.ErrFamily), errors.Is(err, registry.ErrInvalid):
+		e.Status = http.StatusUnprocessableEntity
+	case errors.Is(err, registry.ErrVIPsExhausted):
+		e.Status = http.StatusInsufficientStorage
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		e.Status = http.StatusServiceUnavailable
+	}
+	return e
+}
+
+// readBody reads a request's body, which may be no larger than limit.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return nil, &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("read request: %s", err)}
+	}
+	if int64(len(b)) > limit {
+		return nil, &api.Error{Status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("request has more than the %d bytes allowed", limit)}
+	}
+	return b, nil
+}
+
+// synced waits until this node's maps reflect a revision and notes in the answer if they do not.
+func (s *Server) synced(ctx context.Context, revision int64, out *api.Results) {
+	ctx, cancel := context.WithTimeout(ctx, s.SyncTimeout)
+	defer cancel()
+	err := s.Agent.WaitSynced(ctx, revision)
+	if out.Synced = err == nil; err != nil {
+		out.Warning = fmt.Sprintf("written to the registry, but this node's maps do not reflect it yet: %s (see \"sluice status\")", err)
+	}
+}
+
+func (s *Server) status(r *http.Request) (any, error) { return s.Agent.Status(r.Context()), nil }
+
+func (s *Server) version(*http.Request) (any, error) { return s.Version, nil }
+
+func (s *Server) check(r *http.Request) (any, error) {
+	c, err := s.Agent.Check(r.Context())
+	if c.Differences == nil {
+		c.Differences = []api.Difference{}
+	}
+	return c, err
+}
+
+func (s *Server) nodes(*http.Request) (any, error) {
+	return api.List[registry.Node]{Items: s.Catalog.Nodes()}, nil
+}
