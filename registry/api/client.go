@@ -69,10 +69,17 @@ func (c *Client) DeleteService(ctx context.Context, n registry.Name) (r Results,
 	return r, err
 }
 
-// Services returns all services, sorted by name.
-func (c *Client) Services(ctx context.Context) ([]Service, error) {
+// Services returns the services of a namespace, or with "" of all, sorted by name.
+func (c *Client) Services(ctx context.Context, namespace string) ([]Service, error) {
 	var l List[Service]
-	err := c.do(ctx, http.MethodGet, "/v1/services", nil, &l)
+	err := c.do(ctx, http.MethodGet, "/v1/services?namespace="+url.QueryEscape(namespace), nil, &l)
+	return l.Items, err
+}
+
+// KubernetesServices returns the same as Kubernetes objects in JSON.
+func (c *Client) KubernetesServices(ctx context.Context, namespace string) ([]json.RawMessage, error) {
+	var l List[json.RawMessage]
+	err := c.do(ctx, http.MethodGet, "/v1/services?as=kubernetes&namespace="+url.QueryEscape(namespace), nil, &l)
 	return l.Items, err
 }
 

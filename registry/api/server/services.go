@@ -167,26 +167,42 @@ func (s *Server) deleteService(r *http.Request) (any, error) {
 	return out, nil
 }
 
-func (s *Server) services(*http.Request) (any, error) {
-	backends := s.backends()
-	list := api.List[api.Service]{Items: []api.Service{}}
+func (s *Server) services(r *http.Request) (any, error) {
+	render, err := s.renderer(r)
+	if err != nil {
+		return nil, err
+	}
+	list := api.List[any]{Items: []any{}}
+	namespace := r.URL.Query().Get("namespace")
 	for _, svc := range s.Catalog.Services() {
-		list.Items = append(list.Items, s.view(svc, backends))
+		if namespace == "" || svc.Namespace == namespace {
+			list.Items = append(list.Items, render(svc))
+		}
 	}
 	return list, nil
 }
 
 func (s *Server) service(r *http.Request) (any, error) {
+	render, err := s.renderer(r)
+	if err != nil {
+		return nil, err
+	}
 	n := pathName(r)
 	svc, ok := s.Catalog.Service(n)
 	if !ok {
 		return nil, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("service %s: not found", n)}
 	}
+	return render(svc), nil
+}
+
+// renderer returns how the request wants to see a service.
+func (s *Server) renderer(r *http.Request) (func(registry.Service) any, error) {
 	switch as := r.URL.Query().Get("as"); as {
 	case "":
-		return s.view(svc, s.backends()), nil
+		backends := s.backends()
+		return func(svc registry.Service) any { return s.view(svc, backends) }, nil
 	case "kubernetes":
-		return kube.ToService(svc), nil
+		return func(svc registry.Service) any { return kube.ToService(svc) }, nil
 	default:
 		return nil, &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("as=%q: want kubernetes, or nothing", as)}
 	}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/api"
+)
+
+const shortID = 12 // letters of a container id in a table
+
+// scope is what a get command is asked for.
+type scope struct {
+	namespace string
+	all       bool
+	name      string // "" for every one
+}
+
+func (s scope) wants(n registry.Name) bool {
+	return (s.all || n.Namespace == s.namespace) && (s.name == "" || n.Name == s.name)
+}
+
+// where is the namespace to ask the agent for.
+func (s scope) where() string {
+	if s.all {
+		return ""
+	}
+	return s.namespace
+}
+
+func (c *cli) get() *cobra.Command {
+	var s scope
+	cmd := c.command("get (services | endpoints | nodes) [NAME]", "Show services, endpoints or nodes", cobra.RangeArgs(1, 2),
+		func(ctx context.Context, client *api.Client, args []string) error {
+			if len(args) == 2 {
+				s.name = args[1]
+			}
+			switch {
+			case isService(args[0]):
+				return c.getServices(ctx, client, s)
+			case isEndpoint(args[0]):
+				return c.getEndpoints(ctx, client, s)
+			case args[0] == "nodes" || args[0] == "node":
+				return c.getNodes(ctx, client, s)
+			}
+			return usagef("unknown kind %q: want services, endpoints or nodes", args[0])
+		})
+	cmd.Long = "Show services, endpoints or nodes.\n\nWith -o yaml or json, services are shown as Kubernetes objects that \"sluice apply\" takes."
+	cmd.Example = "  sluice get services\n  sluice get svc web -n shop -o yaml\n  sluice get endpoints -A"
+	namespaceFlag(cmd, c, &s.namespace)
+	cmd.Flags().BoolVarP(&s.all, "all-namespaces", "A", false, "of all namespaces")
+	cmd.ValidArgsFunction = c.complete(func(args []string) completer {
+		switch {
+		case len(args) == 0:
+			return fixed("services", "endpoints", "nodes")
+		case len(args) == 1 && isService(args[0]):
+			return services(&s.namespace)
+		case len(args) == 1 && isEndpoint(args[0]):
+			return workloads(&s.namespace)
+		case len(args) == 1:
+			return nodes
+		}
+		return nil
+	})
+	return cmd
+}
+
+func isEndpoint(kind string) bool { return kind == "endpoints" || kind == "endpoint" || kind == "ep" }
+
+func (c *cli) getServices(ctx context.Context, client *api.Client, s scope) error {
+	if c.output != table {
+		return c.getKubernetes(ctx, client, s)
+	}
+	all, err := client.Services(ctx, s.where())
+	if err != nil {
+		return err
+	}
+	items := slices.DeleteFunc(all, func(v api.Service) bool { return !s.wants(v.Name) })
+	if err := s.found("service", len(items)); err != nil {
+		return err
+	}
+	return c.print(nil, func(w io.Writer) {
+		row(w, s.columns("NAME", "VIPS", "PORTS", "ENDPOINTS", "SELECTOR")...)
+		for _, v := range items {
+			vips := list(v.VIPs)
+			if v.Headless {
+				vips = "None"
+			}
+			row(w, s.cells(v.Name, vips, ports(v.Ports), strconv.Itoa(v.Endpoints), labels(v.Selector))...)
+		}
+	})
+}
+
+// getKubernetes shows services as Kubernetes does: one as it is, several in a List.
+func (c *cli) getKubernetes(ctx context.Context, client *api.Client, s scope) error {
+	if s.name != "" && !s.all {
+		object, err := client.KubernetesService(ctx, registry.Name{Namespace: s.namespace, Name: s.name})
+		if err != nil {
+			return err
+		}
+		return c.print(object, nil)
+	}
+	objects, err := client.KubernetesServices(ctx, s.where())
+	if err != nil {
+		return err
+	}
+	items := []json.RawMessage{}
+	for _, o := range objects {
+		var head struct {
+			Metadata registry.Name `json:"metadata"`
+		}
+		if err := json.Unmarshal(o, &head); err != nil {
+			return fmt.Errorf("read service: %w", err)
+		}
+		if s.wants(head.Metadata) {
+			items = append(items, o)
+		}
+	}
+	if err := s.found("service", len(items)); err != nil {
+		return err
+	}
+	return c.print(struct {
+		APIVersion string            `json:"apiVersion"`
+		Kind       string            `json:"kind"`
+		Items      []json.RawMessage `json:"items"`
+	}{"v1", "List", items}, nil)
+}
+
+func (c *cli) getEndpoints(ctx context.Context, client *api.Client, s scope) error {
+	all, err := client.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	name := s.name
+	s.name = ""
+	items := slices.DeleteFunc(all, func(e registry.Endpoint) bool {
+		return !s.wants(e.Name) || name != "" && e.Name.Name != name && !strings.HasPrefix(e.ContainerID, name)
+	})
+	s.name = name
+	if err := s.found("endpoint", len(items)); err != nil {
+		return err
+	}
+	return c.print(api.List[registry.Endpoint]{Items: items}, func(w io.Writer) {
+		row(w, s.columns("NAME", "ADDRESSES", "NODE", "CONTAINER", "INTERFACE", "NETWORK", "LABELS")...)
+		for _, e := range items {
+			row(w, s.cells(shorten(e.Name), list(e.Addresses), e.Node, short(e.ContainerID), e.Interface, e.Network, labels(e.Labels))...)
+		}
+	})
+}
+
+func (c *cli) getNodes(ctx context.Context, client *api.Client, s scope) error {
+	items, err := client.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	items = slices.DeleteFunc(items, func(n registry.Node) bool { return s.name != "" && n.Name != s.name })
+	if err := s.found("node", len(items)); err != nil {
+		return err
+	}
+	return c.print(api.List[registry.Node]{Items: items}, func(w io.Writer) {
+		row(w, "NAME", "ZONE", "ADDRESSES")
+		for _, n := range items {
+			row(w, n.Name, n.Zone, list(n.Addresses))
+		}
+	})
+}
+
+// found is an error when one thing was asked for by name and is not there.
+func (s scope) found(kind string, n int) error {
+	if n > 0 || s.name == "" {
+		return nil
+	}
+	if kind != "node" && !s.all {
+		return fmt.Errorf("%s %s/%s: not found (-A looks in all namespaces)", kind, s.namespace, s.name)
+	}
+	return fmt.Errorf("%s %s: not found", kind, s.name)
+}
+
+func (s scope) columns(heads ...string) []string {
+	if s.all {
+		return append([]string{"NAMESPACE"}, heads...)
+	}
+	return heads
+}
+
+func (s scope) cells(n registry.Name, rest ...string) []string {
+	cells := append([]string{n.Name}, rest...)
+	if s.all {
+		return append([]string{n.Namespace}, cells...)
+	}
+	return cells
+}
+
+// ports writes 80->8080/TCP, or 80/TCP when both are equal.
+func ports(all []api.Port) string {
+	text := make([]string, len(all))
+	for i, p := range all {
+		switch {
+		case p.TargetName != "":
+			text[i] = fmt.Sprintf("%d->%s/%s", p.Port, p.TargetName, p.Protocol)
+		case p.TargetPort != p.Port:
+			text[i] = fmt.Sprintf("%d->%d/%s", p.Port, p.TargetPort, p.Protocol)
+		default:
+			text[i] = fmt.Sprintf("%d/%s", p.Port, p.Protocol)
+		}
+	}
+	return strings.Join(text, ",")
+}
+
+func short(id string) string {
+	if len(id) > shortID {
+		return id[:shortID]
+	}
+	return id
+}
+
+// shorten cuts the name of a container that has none but its id.
+func shorten(n registry.Name) registry.Name {
+	if len(n.Name) >= 64 {
+		n.Name = short(n.Name)
+	}
+	return n
+}
