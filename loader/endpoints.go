@@ -1,0 +1,286 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Interface is the host side of a container's veth.
+type Interface struct {
+	Name  string           // of the host side
+	Index int              // of the host side
+	MAC   net.HardwareAddr // of the container's side
+	Addrs []netip.Addr     // of the container
+}
+
+// equal compares canonical interfaces.
+func (i Interface) equal(j Interface) bool {
+	return i.Name == j.Name && i.Index == j.Index && slices.Equal(i.MAC, j.MAC) &&
+		slices.Equal(i.Addrs, j.Addrs)
+}
+
+// canonical checks an interface and gives equal ones equal form.
+func (i Interface) canonical() (Interface, error) {
+	if i.Name == "" || len(i.Name) >= unix.IFNAMSIZ {
+		return i, fmt.Errorf("interface name %q: want 1 to %d characters", i.Name, unix.IFNAMSIZ-1)
+	}
+	if i.Index <= 0 {
+		return i, fmt.Errorf("interface %s: index %d is none", i.Name, i.Index)
+	}
+	if len(i.MAC) != 6 {
+		return i, fmt.Errorf("interface %s: MAC %q is not 6 bytes", i.Name, i.MAC)
+	}
+	if len(i.Addrs) == 0 {
+		return i, fmt.Errorf("interface %s: no address", i.Name)
+	}
+	i.MAC = slices.Clone(i.MAC)
+	addrs := make([]netip.Addr, 0, len(i.Addrs))
+	for _, a := range i.Addrs {
+		if !a.IsValid() || a.IsUnspecified() {
+			return i, fmt.Errorf("interface %s: address %s is none", i.Name, a)
+		}
+		addrs = append(addrs, a.Unmap().WithZone(""))
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	i.Addrs = slices.Compact(addrs)
+	return i, nil
+}
+
+// toEndpoint returns the entry that each of the interface's addresses has.
+func (i Interface) toEndpoint(id uint32) endpoint {
+	e := endpoint{Ifindex: uint32(i.Index), Id: id}
+	copy(e.Mac[:], i.MAC)
+	return e
+}
+
+// endpointTable keeps the maps endpoints and epochs. It is not safe for concurrent use.
+//
+// An entry is written or deleted first, and the epoch raised after that. The other way round, on
+// another CPU:
+//
+//	a packet sees the new epoch, decides its flow anew from the old entry, and keeps that for good
+//	the entry changes, and nothing tells the flow
+type endpointTable struct {
+	entries *ebpf.Map
+	epochs  *memory
+	ids     *idAllocator
+	byName  map[string]*wired
+	owner   map[netip.Addr]string // name of the interface that has the address
+}
+
+// wired is an interface with its endpoint id.
+type wired struct {
+	Interface
+	id uint32
+}
+
+func newEndpointTable(entries *ebpf.Map, epochs *memory, grace time.Duration, now func() time.Time) *endpointTable {
+	return &endpointTable{
+		entries: entries, epochs: epochs,
+		ids:    newIDAllocator("epochs", epochs.entries, grace, now),
+		byName: map[string]*wired{}, owner: map[netip.Addr]string{},
+	}
+}
+
+// put writes the entries of a canonical interface. On error the maps are as before.
+func (t *endpointTable) put(i Interface) (err error) {
+	for _, a := range i.Addrs {
+		if name, taken := t.owner[a]; taken && name != i.Name {
+			return fmt.Errorf("address %s belongs to interface %s", a, name)
+		}
+	}
+	old := t.byName[i.Name]
+	w := &wired{Interface: i}
+	if old != nil {
+		w.id = old.id
+	} else {
+		if w.id, err = t.ids.alloc(); err != nil {
+			return err
+		}
+		// A predecessor may have died between deleting the id's entries and raising its epoch.
+		t.epochs.raise(w.id, 0)
+	}
+	if err := t.write(w, old); err != nil {
+		return err
+	}
+	for _, a := range i.Addrs {
+		t.owner[a] = i.Name
+	}
+	t.byName[i.Name] = w
+	if old == nil || old.equal(i) {
+		return nil
+	}
+	for _, a := range old.Addrs {
+		if !slices.Contains(i.Addrs, a) {
+			err = errors.Join(err, t.delete(a))
+			delete(t.owner, a)
+		}
+	}
+	t.epochs.raise(w.id, 0)
+	return err
+}
+
+// write puts an entry for each address, and takes back what it did when one fails.
+func (t *endpointTable) write(w, old *wired) (err error) {
+	var done []netip.Addr
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, a := range done {
+			if old != nil && slices.Contains(old.Addrs, a) {
+				err = errors.Join(err, t.store(a, old.toEndpoint(old.id)))
+				continue
+			}
+			err = errors.Join(err, t.delete(a))
+		}
+		t.epochs.raise(w.id, 0)
+		if old == nil {
+			t.ids.free(w.id)
+		}
+	}()
+	for _, a := range w.Addrs {
+		if err := t.store(a, w.toEndpoint(w.id)); err != nil {
+			return err
+		}
+		done = append(done, a)
+	}
+	return nil
+}
+
+func (t *endpointTable) store(a netip.Addr, e endpoint) error {
+	key := toAddress(a)
+	err := t.entries.Put(&key, &e)
+	if errors.Is(err, unix.E2BIG) {
+		err = fmt.Errorf("all %d entries are in use: %w", t.entries.MaxEntries(), ErrFull)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s to map endpoints: %w", a, err)
+	}
+	return nil
+}
+
+func (t *endpointTable) delete(a netip.Addr) error {
+	key := toAddress(a)
+	if err := t.entries.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete %s from map endpoints: %w", a, err)
+	}
+	return nil
+}
+
+// remove deletes an interface's entries and raises its epoch; only then does its id rest. One that
+// is not there is no error.
+func (t *endpointTable) remove(name string) error {
+	w := t.byName[name]
+	if w == nil {
+		return nil
+	}
+	for _, a := range w.Addrs {
+		if err := t.delete(a); err != nil {
+			return err
+		}
+	}
+	t.epochs.raise(w.id, 0)
+	for _, a := range w.Addrs {
+		delete(t.owner, a)
+	}
+	delete(t.byName, name)
+	t.ids.free(w.id)
+	return nil
+}
+
+// restore rebuilds the table from what a predecessor left. names tells the interfaces there are, by
+// index. Entries of an interface that is gone, or that contradict each other, are deleted: its
+// container is gone, too. It returns what it deleted, for the log.
+func (t *endpointTable) restore(names map[int]string) (dropped []error, err error) {
+	byID := map[uint32]*wired{}
+	drop := func(a netip.Addr, id uint32, why string) error {
+		dropped = append(dropped, fmt.Errorf("endpoint %s: %s", a, why))
+		if err := t.delete(a); err != nil {
+			return err
+		}
+		if id < t.epochs.entries {
+			t.epochs.raise(id, 0)
+		}
+		return nil
+	}
+	err = eachOf(t.entries, func(k address, e endpoint) error {
+		a := fromAddress(k)
+		name, there := names[int(e.Ifindex)]
+		if !there {
+			return drop(a, e.Id, fmt.Sprintf("its interface %d is gone", e.Ifindex))
+		}
+		i := Interface{Name: name, Index: int(e.Ifindex), MAC: slices.Clone(e.Mac[:])}
+		w := byID[e.Id]
+		if w == nil {
+			if t.byName[name] != nil {
+				return drop(a, e.Id, fmt.Sprintf("interface %s has two ids", name))
+			}
+			if err := t.ids.restore(e.Id); err != nil {
+				return drop(a, 0, err.Error())
+			}
+			w = &wired{Interface: i, id: e.Id}
+			byID[e.Id], t.byName[name] = w, w
+		}
+		if w.Index != i.Index || !slices.Equal(w.MAC, i.MAC) {
+			return drop(a, e.Id, fmt.Sprintf("endpoint id %d is in use twice", e.Id))
+		}
+		w.Addrs = append(w.Addrs, a)
+		t.owner[a] = name
+		return nil
+	})
+	for _, w := range byID {
+		slices.SortFunc(w.Addrs, netip.Addr.Compare)
+	}
+	return dropped, err
+}
+
+// list returns what is wired, by name.
+func (t *endpointTable) list() []Interface {
+	list := make([]Interface, 0, len(t.byName))
+	for _, w := range t.byName {
+		list = append(list, w.Interface)
+	}
+	slices.SortFunc(list, func(a, b Interface) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return list
+}
+
+// verify says what of an interface's entries is not as put left it.
+func (t *endpointTable) verify(i Interface) error {
+	w := t.byName[i.Name]
+	if w == nil {
+		return fmt.Errorf("interface %s is not attached", i.Name)
+	}
+	if !w.equal(i) {
+		return fmt.Errorf("interface %s is attached as index %d, MAC %s, addresses %s",
+			i.Name, w.Index, w.MAC, w.Addrs)
+	}
+	for _, a := range i.Addrs {
+		var e endpoint
+		key := toAddress(a)
+		err := t.entries.Lookup(&key, &e)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("address %s is not in map endpoints", a)
+		}
+		if err != nil {
+			return fmt.Errorf("read %s from map endpoints: %w", a, err)
+		}
+		if e != i.toEndpoint(w.id) {
+			return fmt.Errorf("address %s in map endpoints leads to interface %d, MAC %s, endpoint %d; want %d, %s, %d",
+				a, e.Ifindex, net.HardwareAddr(e.Mac[:]), e.Id, i.Index, i.MAC, w.id)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,329 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/sluice-net/sluice/registry"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Loader holds what an agent has in the kernel. Its methods may be called concurrently.
+type Loader struct {
+	o        Options
+	maps     *mapSet
+	programs *programs
+	hooks    hooks
+	metrics  metrics
+	progress progress
+
+	mu       sync.Mutex // guards what follows
+	syncer   *syncer
+	slots    *memory
+	backends *memory
+	closed   bool
+
+	wireMu    sync.Mutex // guards what follows
+	endpoints *endpointTable
+	epochs    *memory
+}
+
+// Open loads the programs and attaches them, or takes over what a predecessor left under the same
+// pins: maps stay, ids stay, programs are replaced in place. Everything that may fail is done before
+// anything that runs is changed. Interrupted at any point, a later Open goes on.
+//
+// Interfaces are those of the network namespace of the calling thread.
+func Open(o Options) (_ *Loader, err error) {
+	if o, err = o.withDefaults(); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	l := &Loader{o: o}
+	l.progress.init()
+	l.metrics.init()
+	defer func() {
+		if err != nil {
+			l.Close()
+			err = fmt.Errorf("open dataplane: %w", err)
+		}
+	}()
+	if err := l.build(); err != nil {
+		return nil, err
+	}
+	if err := l.install(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Loader) linksDir() string { return filepath.Join(l.o.BPFFS, "links") }
+
+// build makes maps and programs. The kernel runs what it ran before.
+func (l *Loader) build() error {
+	// Kernels before 5.11 count map memory against this limit.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("raise memlock limit: %w", err)
+	}
+	if err := makeDir(l.o.BPFFS); err != nil {
+		return err
+	}
+	cfg, err := probeConfig()
+	if err != nil {
+		return err
+	}
+	sock, pod, err := loadSpecs(cfg, l.o.Sizes)
+	if err != nil {
+		return err
+	}
+	if l.maps, err = openMaps(l.o.BPFFS, pinnedSpecs(sock)); err != nil {
+		return err
+	}
+	if l.programs, err = loadPrograms(sock, pod, l.maps, l.o.SocketTranslation); err != nil {
+		return err
+	}
+	return l.chooseHooks()
+}
+
+// makeDir makes the directories for pins.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make bpffs directory: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s is not on a bpf filesystem; mount one: mount -t bpf bpf /sys/fs/bpf", dir)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "links"), 0o700); err != nil {
+		return fmt.Errorf("make bpffs directory: %w", err)
+	}
+	return nil
+}
+
+func (l *Loader) chooseHooks() error {
+	has := l.o.Attach != AttachClsact && haveTCX(l.programs.fromPod)
+	switch {
+	case has:
+		l.hooks = tcx{l.linksDir()}
+	case l.o.Attach == AttachTCX:
+		return errors.New("attach mode tcx: the kernel has none, it needs 6.6")
+	default:
+		l.hooks = clsact{}
+	}
+	return nil
+}
+
+// install pins the maps, reads back what a predecessor left, and switches what runs to the new
+// programs and maps.
+func (l *Loader) install() error {
+	step := l.o.step
+	if err := step("copy maps"); err != nil {
+		return err
+	}
+	if err := l.maps.copyEntries(false); err != nil {
+		return err
+	}
+	if err := step("pin maps"); err != nil {
+		return err
+	}
+	if err := l.maps.pin(); err != nil {
+		return err
+	}
+	if err := l.mapMemories(); err != nil {
+		return err
+	}
+	if err := step("restore"); err != nil {
+		return err
+	}
+	if err := l.restore(); err != nil {
+		return err
+	}
+	if err := l.attachAll(); err != nil {
+		return err
+	}
+	if !l.maps.replacing() {
+		return nil
+	}
+	if err := step("copy maps again"); err != nil {
+		return err
+	}
+	if err := l.maps.copyEntries(true); err != nil {
+		return err
+	}
+	if err := step("commit maps"); err != nil {
+		return err
+	}
+	return l.maps.commit()
+}
+
+func (l *Loader) mapMemories() (err error) {
+	const prot = unix.PROT_READ | unix.PROT_WRITE
+	if l.slots, err = mapMemory(l.maps.get("slots"), prot); err != nil {
+		return err
+	}
+	if l.backends, err = mapMemory(l.maps.get("backends"), prot); err != nil {
+		return err
+	}
+	l.epochs, err = mapMemory(l.maps.get("epochs"), prot)
+	return err
+}
+
+// restore reads back services and endpoints.
+func (l *Loader) restore() error {
+	tables, err := newKernelTables(l.maps, l.slots, l.backends)
+	if err != nil {
+		return err
+	}
+	// An RCU grace period: programs that began before it are over. They may have been reading what
+	// the predecessor let go of in its last moment.
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+		return fmt.Errorf("wait for running programs: %w", errno)
+	}
+	l.syncer = newSyncer(tables, l.o.Sizes, l.o.grace, l.o.now)
+	entries := map[serviceKey]service{}
+	err = eachOf(l.maps.get("services"), func(k serviceKey, v service) error {
+		entries[k] = v
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read map services: %w", err)
+	}
+	for _, wrong := range l.syncer.restore(entries, l.slots, l.backends) {
+		l.o.Logger.Warn("pinned service is unsound and will be written anew", "error", wrong)
+	}
+	return l.restoreEndpoints()
+}
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL: the system call returns after an RCU grace period.
+const membarrierGlobal = 1
+
+func (l *Loader) restoreEndpoints() error {
+	names, err := interfaceNames()
+	if err != nil {
+		return err
+	}
+	pinned, err := tcx{l.linksDir()}.interfaces()
+	if err != nil {
+		return err
+	}
+	for name, index := range pinned {
+		if _, there := names[index]; index != 0 && !there {
+			return fmt.Errorf("interface %s (%d) has programs attached but is not in this network "+
+				"namespace: is the agent in the right one?", name, index)
+		}
+	}
+	l.endpoints = newEndpointTable(l.maps.get("endpoints"), l.epochs, l.o.grace, l.o.now)
+	dropped, err := l.endpoints.restore(names)
+	if err != nil {
+		return fmt.Errorf("read map endpoints: %w", err)
+	}
+	for _, d := range dropped {
+		l.o.Logger.Warn("pinned endpoint was removed", "error", d)
+	}
+	return nil
+}
+
+// interfaceNames returns the interfaces of this network namespace by index.
+func interfaceNames() (map[int]string, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	names := make(map[int]string, len(links))
+	for _, link := range links {
+		names[link.Attrs().Index] = link.Attrs().Name
+	}
+	return names, nil
+}
+
+// attachAll makes cgroup and interfaces run the new programs.
+func (l *Loader) attachAll() error {
+	for _, w := range l.endpoints.list() {
+		if err := l.o.step("attach " + w.Name); err != nil {
+			return err
+		}
+		if err := l.hooks.attach(w.Name, w.Index, l.programs); err != nil {
+			return err
+		}
+		if err := l.other().detach(w.Name, w.Index); err != nil {
+			return err
+		}
+	}
+	if err := l.dropStrayLinks(); err != nil {
+		return err
+	}
+	if !l.o.SocketTranslation {
+		return detachCgroup(l.linksDir())
+	}
+	return attachCgroup(l.linksDir(), l.o.Cgroup, l.programs.sock, l.o.step)
+}
+
+// other returns the hooks that are not in use: the config, or the kernel, may have changed.
+func (l *Loader) other() hooks {
+	if _, is := l.hooks.(tcx); is {
+		return clsact{}
+	}
+	return tcx{l.linksDir()}
+}
+
+// dropStrayLinks removes links of interfaces that have no endpoint: an Attach or DetachInterface was
+// interrupted, or the interface is gone.
+func (l *Loader) dropStrayLinks() error {
+	t := tcx{l.linksDir()}
+	pinned, err := t.interfaces()
+	if err != nil {
+		return err
+	}
+	for name, index := range pinned {
+		if l.endpoints.byName[name] != nil {
+			continue
+		}
+		if err := t.detach(name, index); err != nil {
+			return err
+		}
+		l.o.Logger.Info("stray links were removed", "interface", name)
+	}
+	return nil
+}
+
+// Close lets go of what the process holds. Everything in the kernel stays and works on.
+func (l *Loader) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	l.slots.close()
+	l.backends.close()
+	l.epochs.close()
+	l.programs.close()
+	l.maps.close()
+	return nil
+}
+
+// errClosed is returned by methods of a Loader that was closed.
+var errClosed = errors.New("dataplane is closed")
+
+// Detach removes everything from the kernel that this package put there, and closes the Loader. The
+// node is as before: VIPs lead nowhere, containers are reached by the kernel's own routing.
+func (l *Loader) Detach() error {
+	if err := l.Close(); err != nil {
+		return err
+	}
+	return Detach(l.o.BPFFS)
+}
+
+// Sync brings the maps to the desired state. The error wraps ErrFull when a map has no room; the
+// rest is done all the same, and what is left is tried again with the next Sync.
+func (l *Loader) Sync(u registry.Update) error {
+	return l.sync(func(s *syncer) error { return s.update(u) }, u.Revision)
+}

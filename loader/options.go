@@ -1,0 +1,76 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+)
+
+// Options says where and how a Loader works.
+type Options struct {
+	// BPFFS is the directory for pins. It belongs to one agent alone and lies on a bpf filesystem;
+	// it is made when missing.
+	BPFFS string
+	// Cgroup is the cgroup2 directory whose processes the socket programs serve.
+	Cgroup string
+	// SocketTranslation attaches the socket programs. Without, tc translates everything.
+	SocketTranslation bool
+	// Sizes of the maps. A field that is 0 has its default.
+	Sizes Sizes
+	// Attach says how programs are attached to interfaces. The zero value takes what the kernel has.
+	Attach AttachMode
+	// Logger may be nil.
+	Logger *slog.Logger
+
+	grace time.Duration // how long ids and slots rest; 0: defaultGrace
+	now   func() time.Time
+	step  stepFunc // called before each step that changes something; an error ends Open there
+}
+
+// AttachMode is a way to attach programs to an interface.
+type AttachMode string
+
+// The ways there are.
+const (
+	AttachAuto   AttachMode = ""       // tcx if the kernel has it
+	AttachTCX    AttachMode = "tcx"    // kernel 6.6
+	AttachClsact AttachMode = "clsact" // every kernel
+)
+
+// defaultGrace is far longer than any program runs, and short enough that even with a thousand
+// changes a second only a small part of the slots is at rest.
+const defaultGrace = 3 * time.Second
+
+type stepFunc func(name string) error
+
+func (o Options) withDefaults() (_ Options, err error) {
+	if !filepath.IsAbs(o.BPFFS) {
+		return o, fmt.Errorf("bpffs directory %q: want an absolute path", o.BPFFS)
+	}
+	if o.SocketTranslation && o.Cgroup == "" {
+		return o, errors.New("socket translation needs a cgroup2 directory")
+	}
+	if o.Sizes, err = o.Sizes.withDefaults(); err != nil {
+		return o, err
+	}
+	switch o.Attach {
+	case AttachAuto, AttachTCX, AttachClsact:
+	default:
+		return o, fmt.Errorf("attach mode %q: want tcx or clsact", o.Attach)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.grace == 0 {
+		o.grace = defaultGrace
+	}
+	if o.now == nil {
+		o.now = time.Now
+	}
+	if o.step == nil {
+		o.step = func(string) error { return nil }
+	}
+	return o, nil
+}

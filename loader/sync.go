@@ -1,0 +1,172 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+// syncer keeps services, slots and backends equal to the desired state. It knows what the maps hold,
+// so that the work is proportional to what changed. It is not safe for concurrent use.
+//
+// A change of one frontend is made in this order, and each step for all changes at once:
+//
+//  1. new backends are filled and made active        (no slot leads to them yet)
+//  2. a fresh run of slots is filled                 (no service leads to it yet)
+//  3. a new VIP is marked, then services are written (one write switches a service to its new run)
+//  4. services that are gone are deleted, then the marks of VIPs that have none left
+//  5. backends that no run leads to are made free and their epochs raised
+//  6. old runs, backends and service ids rest before they are used again
+//
+// So a program that looks at any moment finds a service's old run or its new one, complete, with
+// every backend in it active. What cannot be written stays dirty and is tried again.
+type syncer struct {
+	tables tables
+
+	desired   map[registry.Frontend]registry.Resolved
+	held      map[registry.Frontend]*held
+	vips      map[netip.Addr]*vip
+	dirty     map[registry.Frontend]error // desired and maps may differ; why
+	unsettled map[netip.Addr]error        // VIPs whose mark may be wrong; the error of the last try
+	unfreed   []uint32                    // backends that no run leads to, but could not be made free
+	synced    bool                        // a snapshot has arrived: desired is everything there is
+
+	runs       *runAllocator
+	backendIDs *idAllocator
+	serviceIDs *idAllocator
+}
+
+// vip is one virtual address.
+type vip struct {
+	frontends int  // in the maps
+	marked    bool // the entry that says "this address is a VIP" is there
+}
+
+func newSyncer(t tables, s Sizes, grace time.Duration, now func() time.Time) *syncer {
+	return &syncer{
+		tables:     t,
+		desired:    map[registry.Frontend]registry.Resolved{},
+		held:       map[registry.Frontend]*held{},
+		vips:       map[netip.Addr]*vip{},
+		dirty:      map[registry.Frontend]error{},
+		unsettled:  map[netip.Addr]error{},
+		runs:       newRunAllocator(s.Slots, grace, now),
+		backendIDs: newIDAllocator("backends", s.Backends, grace, now),
+		serviceIDs: newIDAllocator("service_stats", s.Services, grace, now),
+	}
+}
+
+// update merges an update into the desired state and brings the maps there. On error the rest is
+// done all the same; what is left is tried again by retry, or when something else makes room.
+func (s *syncer) update(u registry.Update) error {
+	work := make(map[registry.Frontend]struct{}, len(u.Set)+len(u.Delete))
+	if u.Snapshot {
+		for f := range s.desired {
+			work[f] = struct{}{}
+		}
+		for f := range s.held {
+			work[f] = struct{}{}
+		}
+		clear(s.desired)
+		s.synced = true
+	}
+	for _, f := range u.Delete {
+		f = canonical(f)
+		delete(s.desired, f)
+		work[f] = struct{}{}
+	}
+	for _, r := range u.Set {
+		r.Frontend = canonical(r.Frontend)
+		r.Backends = canonicalBackends(r.Backends)
+		s.desired[r.Frontend] = r
+		work[r.Frontend] = struct{}{}
+	}
+	if freed := s.pass(slices.Collect(maps.Keys(work))); freed && len(s.dirty) > 0 {
+		return s.retry()
+	}
+	return s.incomplete()
+}
+
+// canonicalBackends returns the backends in canonical form, sorted and without duplicates.
+func canonicalBackends(backends []netip.AddrPort) []netip.AddrPort {
+	out := make([]netip.AddrPort, len(backends))
+	for i, b := range backends {
+		out[i] = canonicalAddrPort(b)
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
+}
+
+// retry works off what earlier updates left.
+func (s *syncer) retry() error {
+	for s.pass(slices.Collect(maps.Keys(s.dirty))) && len(s.dirty) > 0 {
+		// Something made room for what did not fit before. Each round deletes services, so this ends.
+	}
+	return s.incomplete()
+}
+
+// incomplete returns an error that names what is not in the maps as it should be, or nil.
+func (s *syncer) incomplete() error {
+	const named = 3
+	var first []registry.Frontend
+	for f := range s.dirty {
+		i, _ := slices.BinarySearchFunc(first, f, compareFrontends)
+		if i < named {
+			first = slices.Insert(first, i, f)
+			first = first[:min(len(first), named)]
+		}
+	}
+	var errs []error
+	for _, f := range first {
+		errs = append(errs, fmt.Errorf("%s: %w", describe(f), s.dirty[f]))
+	}
+	if more := len(s.dirty) - len(first); more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more", more))
+	}
+	for addr, err := range s.unsettled {
+		errs = append(errs, fmt.Errorf("mark of VIP %s: %w", addr, err))
+		break
+	}
+	if n := len(s.unfreed); n > 0 {
+		errs = append(errs, fmt.Errorf("%d backends could not be made free", n))
+	}
+	return errors.Join(errs...)
+}
+
+// pending says whether there is something to retry.
+func (s *syncer) pending() bool {
+	return len(s.dirty) > 0 || len(s.unfreed) > 0 || len(s.unsettled) > 0
+}
+
+// pass makes the changes of these frontends, each once, and says whether it made room: deleted some.
+func (s *syncer) pass(work []registry.Frontend) (freed bool) {
+	slices.SortFunc(work, compareFrontends)
+	var upserts, deletes []*change
+	for _, f := range work {
+		c, err := s.plan(f)
+		switch {
+		case err != nil:
+			s.dirty[f] = err
+		case c == nil:
+			delete(s.dirty, f)
+		case c.next == nil:
+			deletes = append(deletes, c)
+		default:
+			upserts = append(upserts, c)
+		}
+	}
+	upserts = s.writeBackends(upserts)
+	upserts = s.writeSlots(upserts)
+	upserts = s.mark(upserts)
+	upserts = s.publish(upserts)
+	deletes = s.withdraw(deletes)
+	s.settleVIPs()
+	s.release(upserts)
+	s.release(deletes)
+	return len(deletes) > 0
+}
