@@ -64,25 +64,14 @@ type CheckResult struct {
 	Differences []Difference `json:"differences"` // empty: all is equal
 }
 
-// Difference is one thing that is not as it should be. Want or Have is empty when the thing should
-// not be, or is not, there.
+// Difference is one thing that is not as it should be.
 type Difference struct {
-	Where string `json:"where"` // a map's or program's name
-	Key   string `json:"key"`
-	Want  string `json:"want,omitempty"`
-	Have  string `json:"have,omitempty"`
+	Object  string `json:"object"`  // what it is about: a frontend, an interface, a map entry
+	Problem string `json:"problem"` // what is wrong with it
 }
 
 // String says it in one line.
-func (d Difference) String() string {
-	or := func(s string) string {
-		if s == "" {
-			return "nothing"
-		}
-		return s
-	}
-	return fmt.Sprintf("%s %s: want %s, have %s", d.Where, d.Key, or(d.Want), or(d.Have))
-}
+func (d Difference) String() string { return d.Object + ": " + d.Problem }
 
 // Service is one item of GET /v1/services.
 type Service struct {
