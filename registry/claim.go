@@ -83,15 +83,14 @@ func (cl *claim) touched() bool { return len(cl.changed) > 0 }
 
 // settle brings backends up to date with refs: one merge of the old list with what changed.
 func (cl *claim) settle() {
-	var added []netip.AddrPort
-	gone := map[netip.AddrPort]struct{}{}
+	var added, gone []netip.AddrPort
 	for t := range cl.changed {
 		_, was := slices.BinarySearchFunc(cl.backends, t, netip.AddrPort.Compare)
 		switch is := cl.refs[t] > 0; {
 		case is && !was:
 			added = append(added, t)
 		case was && !is:
-			gone[t] = struct{}{}
+			gone = append(gone, t)
 		}
 	}
 	clear(cl.changed)
@@ -99,9 +98,11 @@ func (cl *claim) settle() {
 		return
 	}
 	slices.SortFunc(added, netip.AddrPort.Compare)
+	slices.SortFunc(gone, netip.AddrPort.Compare)
 	list := make([]netip.AddrPort, 0, len(cl.backends)+len(added)-len(gone))
 	for _, b := range cl.backends {
-		if _, ok := gone[b]; ok {
+		if len(gone) > 0 && gone[0] == b {
+			gone = gone[1:]
 			continue
 		}
 		for len(added) > 0 && added[0].Compare(b) < 0 {
