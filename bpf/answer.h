@@ -30,7 +30,7 @@ static __always_inline int answer_send(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), macs, 6))
 		goto drop;
-	__builtin_memcpy(macs + 6, (const void *)cfg.gateway_mac, 6);
+	__builtin_memcpy(macs + 6, config_here()->gateway_mac, 6);
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		goto drop;
 	return bpf_redirect_peer(skb->ifindex, 0);
@@ -59,7 +59,7 @@ struct arp {
 static __noinline int answer_arp(struct __sk_buff *skb)
 {
 	struct arp arp;
-	__be32 gateway = addr_to_v4((const struct addr *)&cfg.gateway_v4);
+	__be32 gateway = addr_to_v4(&config_here()->gateway_v4);
 	__be32 sender, target;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp))) {
@@ -77,7 +77,7 @@ static __noinline int answer_arp(struct __sk_buff *skb)
 	arp.op = bpf_htons(ARPOP_REPLY);
 	__builtin_memcpy(arp.tha, arp.sha, 6);
 	__builtin_memcpy(arp.tpa, arp.spa, 4);
-	__builtin_memcpy(arp.sha, (const void *)cfg.gateway_mac, 6);
+	__builtin_memcpy(arp.sha, config_here()->gateway_mac, 6);
 	__builtin_memcpy(arp.spa, &gateway, 4);
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &arp, sizeof(arp), 0)) {
 		COUNT(drop_rewrite);
@@ -126,7 +126,7 @@ static __noinline int answer_nd(struct __sk_buff *skb, struct packet *pkt)
 	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &nd, offsetof(struct nd, option)))
 		return -1;
 	/* From the unspecified address: a probe whether the address is free (RFC 4862, 5.4). */
-	if (!addr_equal(&nd.target, (const struct addr *)&cfg.gateway_v6) ||
+	if (!addr_equal(&nd.target, &config_here()->gateway_v6) ||
 	    !(ip.saddr.in6_u.u6_addr32[0] | ip.saddr.in6_u.u6_addr32[1] |
 	      ip.saddr.in6_u.u6_addr32[2] | ip.saddr.in6_u.u6_addr32[3]))
 		return -1;
@@ -135,14 +135,14 @@ static __noinline int answer_nd(struct __sk_buff *skb, struct packet *pkt)
 
 	ip.payload_len = bpf_htons(sizeof(nd));
 	ip.daddr = ip.saddr;
-	__builtin_memcpy(&ip.saddr, (const void *)&cfg.gateway_v6, 16);
+	__builtin_memcpy(&ip.saddr, &config_here()->gateway_v6, 16);
 	nd.hdr.type = ND_ADVERTISEMENT;
 	nd.hdr.code = 0;
 	nd.hdr.check = 0;
 	nd.hdr.flags = bpf_htonl(ND_FLAGS);
 	nd.option = ND_TARGET_LLADDR;
 	nd.option_len = 1;
-	__builtin_memcpy(nd.mac, (const void *)cfg.gateway_mac, 6);
+	__builtin_memcpy(nd.mac, config_here()->gateway_mac, 6);
 	nd.hdr.check = ~fold16(bpf_csum_diff(NULL, 0, (__be32 *)&nd, sizeof(nd),
 					     pseudo_v6((const struct addr *)&ip.saddr,
 						       (const struct addr *)&ip.daddr, sizeof(nd),

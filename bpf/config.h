@@ -6,6 +6,8 @@
 #ifndef SLUICE_CONFIG_H
 #define SLUICE_CONFIG_H
 
+#include <bpf/bpf_helpers.h>
+
 #include "types.h"
 
 struct config {
@@ -18,5 +20,17 @@ struct config {
 };
 
 volatile const struct config cfg;
+
+/*
+ * The same for code that copies whole fields. A cast would drop the volatile, and clang then takes
+ * the object for the zeros that it has at build time; it cannot see through the asm.
+ */
+static __always_inline const struct config *config_here(void)
+{
+	const struct config *c = (const struct config *)&cfg;
+
+	asm volatile("" : "+r"(c));
+	return c;
+}
 
 #endif

@@ -57,7 +57,7 @@ static __always_inline int deliver(struct __sk_buff *skb, __u32 ifindex, const _
 	if ((void *)(eth + 1) > end)
 		return DROP(drop_malformed);
 	__builtin_memcpy(eth->h_dest, mac, 6);
-	__builtin_memcpy(eth->h_source, (const void *)cfg.gateway_mac, 6);
+	__builtin_memcpy(eth->h_source, config_here()->gateway_mac, 6);
 	return bpf_redirect_peer(ifindex, 0);
 }
 
@@ -255,7 +255,7 @@ static __noinline int from_pod_decide(struct __sk_buff *skb, const struct packet
 		__builtin_memcpy(fwd->out_mac, dst->mac, 6);
 		if (dst->id == src->id && !kept) {
 			/* Its own backend: an address of its own, come in from outside, is a martian. */
-			fwd->saddr = *(const struct addr *)(pkt->v6 ? &cfg.gateway_v6 : &cfg.gateway_v4);
+			fwd->saddr = pkt->v6 ? config_here()->gateway_v6 : config_here()->gateway_v4;
 			fwd->flags |= FLOW_NAT_SRC;
 		}
 	} else if (!(fwd->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)) && is_vip(&fwd->daddr)) {
