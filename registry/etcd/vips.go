@@ -51,12 +51,12 @@ func newRanges(cidrs []netip.Prefix) ([]vipRange, error) {
 
 func (r vipRange) family() registry.Family { return registry.FamilyOf(r.first) }
 
-// contains reports whether an address may be handed out.
+// contains reports whether an address may be handed out to one who asks for it.
 func (r vipRange) contains(a netip.Addr) bool {
 	if !r.prefix.Contains(a) || a.Less(r.first) {
 		return false
 	}
-	return !r.at(r.size - 1).Less(a)
+	return a.Is6() || !r.at(r.size-1).Less(a)
 }
 
 // at returns the i-th address.
