@@ -1,5 +1,19 @@
 package loader
 
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/sluice-net/sluice/registry"
+)
+
 // Difference is one thing in which the kernel is not as it should be.
 type Difference struct {
 	// Object is what it is about, in the user's words: a frontend, a VIP, an interface, a map entry.
@@ -10,5 +24,292 @@ type Difference struct {
 
 func (d Difference) String() string { return d.Object + ": " + d.Problem }
 
-// Check compares what is in the kernel with what should be there. It sees no change half-way.
-func (l *Loader) Check() ([]Difference, error) { return nil, nil }
+// differences collects what a check finds.
+type differences []Difference
+
+func (d *differences) add(object, format string, args ...any) {
+	*d = append(*d, Difference{object, fmt.Sprintf(format, args...)})
+}
+
+// Check compares what is in the kernel with what should be there: services with their slots and
+// backends, endpoints, attachments and pins, and that nothing is held that nobody owns. It sees no
+// change half-way. It fails before the first sync of a snapshot: what should be is not known yet.
+func (l *Loader) Check() ([]Difference, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	if l.closed {
+		return nil, errClosed
+	}
+	if !l.syncer.synced {
+		return nil, errors.New("check: the registry has delivered no snapshot yet")
+	}
+	var d differences
+	for _, check := range []func(*differences) error{
+		l.checkServices, l.checkBackends, l.checkEndpoints, l.checkInterfaces, l.checkCgroup, l.checkPins,
+	} {
+		if err := check(&d); err != nil {
+			return nil, fmt.Errorf("check: %w", err)
+		}
+	}
+	slices.SortStableFunc(d, func(a, b Difference) int { return strings.Compare(a.Object, b.Object) })
+	return d, nil
+}
+
+// checkServices compares map services, and what its entries lead to, with the desired state.
+func (l *Loader) checkServices(d *differences) error {
+	s := l.syncer
+	marked, vips := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	seen := map[registry.Frontend]bool{}
+	err := eachOf(l.maps.get(sockMapServices), func(k serviceKey, v service) error {
+		if isMarker(k) {
+			marked[fromAddress(k.Addr)] = true
+			if v != (service{}) {
+				d.add(describeKey(k), "its mark in map services is not empty")
+			}
+			return nil
+		}
+		f := fromKey(k)
+		seen[f] = true
+		if want, wanted := s.desired[f]; !wanted {
+			d.add(describe(f), "is in map services, but not in the registry")
+		} else {
+			l.checkService(d, want, v)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read map services: %w", err)
+	}
+	for f, want := range s.desired {
+		vips[f.Addr] = true
+		if seen[f] {
+			continue
+		}
+		why := ""
+		if err := s.dirty[f]; err != nil {
+			why = ": " + err.Error()
+		}
+		d.add(describe(f), "port of service %s is not in map services%s", want.Service, why)
+	}
+	for vip := range vips {
+		if !marked[vip] {
+			d.add("VIP "+vip.String(), "is not marked as a VIP in map services")
+		}
+	}
+	for vip := range marked {
+		if !vips[vip] {
+			d.add("VIP "+vip.String(), "is marked in map services, but no service has it")
+		}
+	}
+	return nil
+}
+
+// checkService compares one entry with what is desired.
+func (l *Loader) checkService(d *differences, want registry.Resolved, v service) {
+	name := describe(want.Frontend)
+	if h := l.syncer.held[want.Frontend]; h == nil || h.id != v.Id || h.run != (run{v.First, v.Count}) {
+		d.add(name, "its entry in map services was changed by someone else")
+	}
+	if uint64(v.First)+uint64(v.Count) > uint64(l.slots.entries) {
+		d.add(name, "its slots %d+%d are beyond the map's %d", v.First, v.Count, l.slots.entries)
+		return
+	}
+	have := make([]netip.AddrPort, 0, v.Count)
+	for i := range v.Count {
+		id := l.slots.load32(v.First+i, 0)
+		if id == 0 || id >= l.backends.entries {
+			d.add(name, "slot %d holds %d, which is no backend", v.First+i, id)
+			continue
+		}
+		b := l.backends.backend(id)
+		addr := netip.AddrPortFrom(fromAddress(b.Addr), b.Port)
+		switch {
+		case b.State != backendActive:
+			d.add(name, "slot %d leads to backend %d (%s), which is free", v.First+i, id, addr)
+			continue
+		case b.Service != v.Id || b.Proto != uint8(want.Protocol):
+			d.add(name, "slot %d leads to backend %d (%s), which is another service's", v.First+i, id, addr)
+		}
+		have = append(have, addr)
+	}
+	for _, b := range want.Backends {
+		if !slices.Contains(have, b) {
+			d.add(name, "backend %s is missing", b)
+		}
+	}
+	for _, b := range have {
+		if !slices.Contains(want.Backends, b) {
+			d.add(name, "backend %s should not be there", b)
+		}
+	}
+	if len(have) != len(want.Backends) {
+		d.add(name, "has %d backends instead of %d", len(have), len(want.Backends))
+	}
+}
+
+// checkBackends looks for backends, slots and ids that nobody owns.
+func (l *Loader) checkBackends(d *differences) error {
+	s := l.syncer
+	owned := map[uint32]bool{}
+	var slots uint32
+	for _, h := range s.held {
+		for _, m := range h.members {
+			owned[m.id] = true
+		}
+		if h.run.count > 0 {
+			slots += 1 << orderOf(h.run.count)
+		}
+	}
+	for id := uint32(1); id < l.backends.entries; id++ {
+		if _, _, state, _ := splitBackendWord(*l.backends.backendWord(id)); state != backendFree && !owned[id] {
+			b := l.backends.backend(id)
+			d.add(fmt.Sprintf("backend %d (%s)", id, netip.AddrPortFrom(fromAddress(b.Addr), b.Port)),
+				"is active, but no service leads to it")
+		}
+	}
+	leak := func(what string, have, want uint32) {
+		if have != want {
+			d.add("map "+what, "%d entries are taken, but %d are in use", have, want)
+		}
+	}
+	leak("slots", s.runs.used-s.runs.idle, slots)
+	leak("backends", s.backendIDs.live(), uint32(len(owned)+len(s.unfreed)))
+	leak("service_stats", s.serviceIDs.live(), uint32(len(s.held)))
+	leak("epochs", l.endpoints.ids.live(), uint32(len(l.endpoints.byName)))
+	return nil
+}
+
+// checkEndpoints compares map endpoints with what is attached.
+func (l *Loader) checkEndpoints(d *differences) error {
+	t := l.endpoints
+	seen := map[netip.Addr]bool{}
+	err := eachOf(t.entries, func(k address, e endpoint) error {
+		a := fromAddress(k)
+		seen[a] = true
+		w := t.byName[t.owner[a]]
+		if w == nil {
+			d.add("endpoint "+a.String(), "is in map endpoints, but no interface has it")
+			return nil
+		}
+		if e != w.toEndpoint(w.id) {
+			d.add("endpoint "+a.String(), "leads to interface %d, MAC %s, endpoint %d instead of %d, %s, %d",
+				e.Ifindex, net.HardwareAddr(e.Mac[:]), e.Id, w.Index, w.MAC, w.id)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read map endpoints: %w", err)
+	}
+	for a, name := range t.owner {
+		if !seen[a] {
+			d.add("endpoint "+a.String(), "address of interface %s is not in map endpoints", name)
+		}
+	}
+	return nil
+}
+
+// checkInterfaces looks at the interfaces' programs.
+func (l *Loader) checkInterfaces(d *differences) error {
+	names, err := interfaceNames()
+	if err != nil {
+		return err
+	}
+	for _, w := range l.endpoints.byName {
+		if names[w.Index] != w.Name {
+			d.add("interface "+w.Name, "is gone, but its container was not removed")
+			continue
+		}
+		if err := l.hooks.verify(w.Name, w.Index, l.programs); err != nil {
+			d.add("interface "+w.Name, "%s", err)
+		}
+	}
+	links, filters, err := l.strays()
+	if err != nil {
+		return err
+	}
+	for name := range links {
+		d.add("interface "+name, "has links of programs, but is not attached")
+	}
+	for _, name := range filters {
+		d.add("interface "+name, "has filters of ours, but is not attached")
+	}
+	return nil
+}
+
+// checkCgroup looks at the socket programs.
+func (l *Loader) checkCgroup(d *differences) error {
+	for _, name := range sockOrder() {
+		info, err := linkInfo(filepath.Join(l.linksDir(), name))
+		if errors.Is(err, errNoLink) {
+			if l.o.SocketTranslation {
+				d.add("program "+name, "is not attached")
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !l.o.SocketTranslation {
+			d.add("program "+name, "is attached, but socket translation is off")
+			continue
+		}
+		id, err := programID(l.programs.sock[name])
+		if err != nil {
+			return err
+		}
+		if info.Program != id {
+			d.add("program "+name, "its link runs program %d, not %d", info.Program, id)
+		}
+		same, err := linkedTo(filepath.Join(l.linksDir(), name), l.o.Cgroup)
+		if err != nil {
+			return err
+		}
+		if !same {
+			d.add("program "+name, "is not attached to cgroup %s", l.o.Cgroup)
+		}
+	}
+	return nil
+}
+
+// checkPins compares the pinned maps with those that are in use.
+func (l *Loader) checkPins(d *differences) error {
+	for _, name := range l.maps.names() {
+		for _, pin := range []string{name + newSuffix, name + tmpSuffix} {
+			if _, err := os.Stat(l.maps.path(pin)); err == nil {
+				d.add("pin "+pin, "was left behind")
+			}
+		}
+		want, err := mapID(l.maps.get(name))
+		if err != nil {
+			return err
+		}
+		m, err := ebpf.LoadPinnedMap(l.maps.path(name), nil)
+		if err != nil {
+			d.add("map "+name, "cannot be opened at its pin: %s", err)
+			continue
+		}
+		have, err := mapID(m)
+		m.Close()
+		if err != nil {
+			return err
+		}
+		if have != want {
+			d.add("map "+name, "its pin is map %d, but programs use %d", have, want)
+		}
+	}
+	return nil
+}
+
+func mapID(m *ebpf.Map) (ebpf.MapID, error) {
+	info, err := m.Info()
+	if err != nil {
+		return 0, fmt.Errorf("read map: %w", err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("read map: the kernel tells no id")
+	}
+	return id, nil
+}

@@ -26,7 +26,8 @@ type Loader struct {
 	syncer   *syncer
 	slots    *memory
 	backends *memory
-	closed   bool
+	fills    map[string]cacheFill // of the maps that are caches
+	closed   bool                 // guarded by both mutexes: held to write, either to read
 
 	wireMu    sync.Mutex // guards what follows
 	endpoints *endpointTable
@@ -42,7 +43,7 @@ func Open(o Options) (_ *Loader, err error) {
 	if o, err = o.withDefaults(); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	l := &Loader{o: o}
+	l := &Loader{o: o, fills: map[string]cacheFill{}}
 	l.progress.init()
 	l.metrics.init()
 	defer func() {
@@ -107,14 +108,12 @@ func makeDir(dir string) error {
 }
 
 func (l *Loader) chooseHooks() error {
-	has := l.o.Attach != AttachClsact && haveTCX(l.programs.fromPod)
-	switch {
-	case has:
+	l.hooks = clsact{}
+	if l.o.Attach == AttachTCX {
+		if !haveTCX(l.programs.fromPod) {
+			return errors.New("attach mode tcx: the kernel has none, it needs 6.6")
+		}
 		l.hooks = tcx{l.linksDir()}
-	case l.o.Attach == AttachTCX:
-		return errors.New("attach mode tcx: the kernel has none, it needs 6.6")
-	default:
-		l.hooks = clsact{}
 	}
 	return nil
 }
@@ -255,7 +254,7 @@ func (l *Loader) attachAll() error {
 			return err
 		}
 	}
-	if err := l.dropStrayLinks(); err != nil {
+	if err := l.dropStrays(); err != nil {
 		return err
 	}
 	if !l.o.SocketTranslation {
@@ -272,24 +271,47 @@ func (l *Loader) other() hooks {
 	return tcx{l.linksDir()}
 }
 
-// dropStrayLinks removes links of interfaces that have no endpoint: an Attach or DetachInterface was
-// interrupted, or the interface is gone.
-func (l *Loader) dropStrayLinks() error {
-	t := tcx{l.linksDir()}
-	pinned, err := t.interfaces()
+// dropStrays detaches the programs from interfaces that have no endpoint: an Attach or
+// DetachInterface was interrupted, or the interface is gone.
+func (l *Loader) dropStrays() error {
+	links, filters, err := l.strays()
 	if err != nil {
 		return err
 	}
-	for name, index := range pinned {
-		if l.endpoints.byName[name] != nil {
-			continue
-		}
-		if err := t.detach(name, index); err != nil {
+	for name, index := range links {
+		if err := (tcx{l.linksDir()}).detach(name, index); err != nil {
 			return err
 		}
 		l.o.Logger.Info("stray links were removed", "interface", name)
 	}
+	for index, name := range filters {
+		if err := (clsact{}).detach(name, index); err != nil {
+			return err
+		}
+		l.o.Logger.Info("stray filters were removed", "interface", name)
+	}
 	return nil
+}
+
+// strays returns the interfaces without endpoint that have links of ours, by name, and those that
+// have filters of ours, by index.
+func (l *Loader) strays() (links map[string]int, filters map[int]string, err error) {
+	wanted := func(name string) bool { return l.endpoints.byName[name] != nil }
+	links, err = tcx{l.linksDir()}.interfaces()
+	if err != nil {
+		return nil, nil, err
+	}
+	for name := range links {
+		if wanted(name) {
+			delete(links, name)
+		}
+	}
+	names, err := interfaceNames()
+	if err != nil {
+		return nil, nil, err
+	}
+	filters, err = clsact{}.strays(names, wanted)
+	return links, filters, err
 }
 
 // Close lets go of what the process holds. Everything in the kernel stays and works on.
@@ -308,6 +330,14 @@ func (l *Loader) Close() error {
 	l.programs.close()
 	l.maps.close()
 	return nil
+}
+
+// AttachMode returns how programs are attached to interfaces.
+func (l *Loader) AttachMode() AttachMode {
+	if _, is := l.hooks.(tcx); is {
+		return AttachTCX
+	}
+	return AttachClsact
 }
 
 // errClosed is returned by methods of a Loader that was closed.

@@ -1,7 +1,7 @@
 package loader
 
 import (
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,7 +9,6 @@ import (
 
 // metrics is what the loader counts itself.
 type metrics struct {
-	mu       sync.Mutex
 	duration prometheus.Histogram
 	errors   prometheus.Counter
 }
@@ -31,4 +30,135 @@ func (m *metrics) synced(d time.Duration, err error) {
 	if err != nil {
 		m.errors.Inc()
 	}
+}
+
+// Collector returns what Prometheus scrapes. It reads the maps at each scrape.
+func (l *Loader) Collector() prometheus.Collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("sluice_"+name, help, labels, nil)
+	}
+	perService := func(name, help string) *prometheus.Desc {
+		return desc("service_"+name, help, "namespace", "service", "port", "protocol")
+	}
+	return &collector{
+		loader:      l,
+		connections: perService("connections_total", "Flows and sockets that were given a backend."),
+		refused:     perService("refused_total", "Flows and sockets refused because the service had no backend."),
+		packets:     perService("packets_total", "Packets that tc translated, both directions."),
+		bytes:       perService("bytes_total", "Length of the packets that tc translated, link header included."),
+
+		drops: desc("drops_total", "Packets dropped.", "reason"),
+
+		entries: desc("map_entries", "Entries of a map in use; of a cache, up to a minute old.", "map"),
+		limit:   desc("map_limit_entries", "Entries that a map has room for.", "map"),
+		memory:  desc("map_memory_bytes", "Memory that the kernel holds for a map.", "map"),
+
+		revision: desc("sync_revision", "Revision of the registry that the maps reflect."),
+		lag:      desc("sync_lag_seconds", "For how long a change has been on its way to the maps; 0: none is."),
+		pending:  desc("sync_pending_frontends", "Frontends that are not in the maps as they should be."),
+		attached: desc("attached_interfaces", "Interfaces of containers that the programs serve."),
+		errors:   desc("scrape_errors", "Groups of the loader's metrics that could not be read in this scrape."),
+	}
+}
+
+// collector implements prometheus.Collector.
+type collector struct {
+	loader                                   *Loader
+	connections, refused                     *prometheus.Desc
+	packets, bytes                           *prometheus.Desc
+	drops                                    *prometheus.Desc
+	entries, limit, memory                   *prometheus.Desc
+	revision, lag, pending, attached, errors *prometheus.Desc
+}
+
+// counterHelp says what the fields of struct counters that are no drops count. One that is not here
+// is exported under its name alone.
+func counterHelp(name string) string {
+	switch name {
+	case "flows_created":
+		return "Flows that tc entered."
+	case "flows_renewed":
+		return "Flows decided anew because what they were decided from has changed."
+	case "ports_rewritten":
+		return "Flows that got another source port, to stay apart from another."
+	case "sock_translated":
+		return "Connects and unconnected sends given a backend by a socket hook."
+	case "sock_refused":
+		return "Connects and unconnected sends refused because the VIP had no backend."
+	case "arp_replies":
+		return "ARP requests and neighbour solicitations answered for the gateway."
+	case "refused":
+		return "Packets answered with TCP RST or ICMP unreachable."
+	case "icmp_translated":
+		return "ICMP errors about a translated packet, translated back."
+	}
+	return "Counter " + name + " of the programs."
+}
+
+// Describe sends nothing: which counters there are is the programs' matter.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector. What cannot be read is left out, and counted.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	failed := 0
+	for _, collect := range []func(chan<- prometheus.Metric) error{
+		c.collectServices, c.collectCounters, c.collectMaps,
+	} {
+		if err := collect(out); err != nil {
+			failed++
+		}
+	}
+	l := c.loader
+	gauge := func(d *prometheus.Desc, v float64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	}
+	gauge(c.errors, float64(failed))
+	gauge(c.revision, float64(l.Revision()))
+	gauge(c.lag, l.progress.lag(l.o.now()).Seconds())
+	gauge(c.pending, float64(l.pending()))
+	gauge(c.attached, float64(len(l.Interfaces())))
+	l.metrics.duration.Collect(out)
+	l.metrics.errors.Collect(out)
+}
+
+func (c *collector) collectServices(out chan<- prometheus.Metric) error {
+	stats, err := c.loader.Stats()
+	for _, s := range stats {
+		send := func(d *prometheus.Desc, v uint64) {
+			out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v),
+				s.Service.Namespace, s.Service.Name, s.Label(), s.Protocol.String())
+		}
+		send(c.connections, s.Connections)
+		send(c.refused, s.Refused)
+		send(c.packets, s.Packets)
+		send(c.bytes, s.Bytes)
+	}
+	return err
+}
+
+func (c *collector) collectCounters(out chan<- prometheus.Metric) error {
+	list, err := c.loader.Counters()
+	for _, counter := range list {
+		if reason, drop := strings.CutPrefix(counter.Name, "drop_"); drop {
+			out <- prometheus.MustNewConstMetric(c.drops, prometheus.CounterValue,
+				float64(counter.Value), reason)
+			continue
+		}
+		d := prometheus.NewDesc("sluice_"+counter.Name+"_total", counterHelp(counter.Name), nil, nil)
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(counter.Value))
+	}
+	return err
+}
+
+func (c *collector) collectMaps(out chan<- prometheus.Metric) error {
+	list, err := c.loader.Maps()
+	for _, m := range list {
+		send := func(d *prometheus.Desc, v uint64) {
+			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), m.Name)
+		}
+		send(c.entries, m.Entries)
+		send(c.limit, m.Limit)
+		send(c.memory, m.Bytes)
+	}
+	return err
 }

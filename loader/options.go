@@ -19,7 +19,7 @@ type Options struct {
 	SocketTranslation bool
 	// Sizes of the maps. A field that is 0 has its default.
 	Sizes Sizes
-	// Attach says how programs are attached to interfaces. The zero value takes what the kernel has.
+	// Attach says how programs are attached to interfaces.
 	Attach AttachMode
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -32,9 +32,11 @@ type Options struct {
 // AttachMode is a way to attach programs to an interface.
 type AttachMode string
 
-// The ways there are.
+// The ways there are. Auto is clsact also where the kernel has tcx: for each program that is attached
+// or detached, tcx waits for an RCU grace period with the rtnl lock held. Measured on a 6.18 kernel
+// with HZ=250: Attach 22 ms and DetachInterface 24 ms by tcx, 0.4 ms each by clsact.
 const (
-	AttachAuto   AttachMode = ""       // tcx if the kernel has it
+	AttachAuto   AttachMode = ""
 	AttachTCX    AttachMode = "tcx"    // kernel 6.6
 	AttachClsact AttachMode = "clsact" // every kernel
 )

@@ -128,6 +128,23 @@ func (l *Loader) Revision() int64 {
 	return l.progress.revision
 }
 
+// Complete returns nil when the maps hold all that the newest revision asks for, else what is missing.
+func (l *Loader) Complete() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.syncer.synced {
+		return errors.New("the registry has delivered no snapshot yet")
+	}
+	return l.syncer.incomplete()
+}
+
+// pending returns how many frontends are not in the maps as they should be.
+func (l *Loader) pending() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.syncer.dirty)
+}
+
 // progress is how far the maps have come.
 type progress struct {
 	mu       sync.Mutex

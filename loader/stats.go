@@ -1,0 +1,221 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/sluice-net/sluice/registry"
+)
+
+// ServiceStats counts what went through one port of a service, all its VIPs together.
+type ServiceStats struct {
+	Service     registry.Name
+	PortName    string
+	Port        uint16
+	Protocol    registry.Protocol
+	Connections uint64 // flows and sockets that were given a backend
+	Refused     uint64 // the same, but there was no backend
+	Packets     uint64 // both directions, as seen by tc
+	Bytes       uint64 // the same packets' length, link header included
+}
+
+// statsChunk is how many services are read with one hold of the lock: a scrape must not keep Sync
+// waiting.
+const statsChunk = 512
+
+// Stats returns the counts of every service port that the maps hold. The order is none.
+func (l *Loader) Stats() ([]ServiceStats, error) {
+	type reading struct {
+		id  uint32
+		sum *ServiceStats
+	}
+	l.mu.Lock()
+	var readings []reading
+	sums := map[string]*ServiceStats{}
+	l.syncer.statsOf(func(id uint32, r registry.Resolved) {
+		s := ServiceStats{Service: r.Service, PortName: r.PortName, Port: r.Port, Protocol: r.Protocol}
+		key := fmt.Sprint(s.Service, s.Label(), s.Protocol)
+		if sums[key] == nil {
+			sums[key] = &s
+		}
+		readings = append(readings, reading{id, sums[key]})
+	})
+	l.mu.Unlock()
+
+	perCPU := []serviceStats(nil)
+	for chunk := range slices.Chunk(readings, statsChunk) {
+		err := l.locked(func() error {
+			for _, r := range chunk {
+				// Should the service go meanwhile, its id rests for far longer than this takes.
+				if err := l.maps.get(sockMapServiceStats).Lookup(r.id, &perCPU); err != nil {
+					return fmt.Errorf("read entry %d of map service_stats: %w", r.id, err)
+				}
+				for _, c := range perCPU {
+					r.sum.Connections += c.Connections
+					r.sum.Refused += c.Refused
+					r.sum.Packets += c.Packets
+					r.sum.Bytes += c.Bytes
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	stats := make([]ServiceStats, 0, len(sums))
+	for _, sum := range sums {
+		stats = append(stats, *sum)
+	}
+	return stats, nil
+}
+
+// Label names the port: by its name, or its number if it has none.
+func (s ServiceStats) Label() string {
+	if s.PortName != "" {
+		return s.PortName
+	}
+	return strconv.Itoa(int(s.Port))
+}
+
+// locked calls f while the maps cannot be closed.
+func (l *Loader) locked(f func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errClosed
+	}
+	return f()
+}
+
+// Counter is one field of struct counters, summed over all CPUs.
+type Counter struct {
+	Name  string // as in bpf/types.h
+	Value uint64
+}
+
+// Counters returns what the programs count, in the order of bpf/types.h.
+func (l *Loader) Counters() ([]Counter, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errClosed
+	}
+	var perCPU []counters
+	if err := l.maps.get(sockMapCounters).Lookup(uint32(0), &perCPU); err != nil {
+		return nil, fmt.Errorf("read map counters: %w", err)
+	}
+	var list []Counter
+	for i, f := range reflect.VisibleFields(reflect.TypeFor[counters]()) {
+		if f.Type.Kind() != reflect.Uint64 {
+			continue
+		}
+		c := Counter{Name: snakeCase(f.Name)}
+		for _, values := range perCPU {
+			c.Value += reflect.ValueOf(values).Field(i).Uint()
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// snakeCase undoes what bpf2go does to the names of fields: DropPortsSpent was drop_ports_spent.
+func snakeCase(name string) string {
+	var b strings.Builder
+	for i, r := range name {
+		if r >= 'A' && r <= 'Z' {
+			if i > 0 {
+				b.WriteByte('_')
+			}
+			r += 'a' - 'A'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// MapInfo is the fill of one map.
+type MapInfo struct {
+	Name    string
+	Entries uint64 // in use; those at rest included. Of a cache: up to a minute old.
+	Limit   uint64
+	Bytes   uint64 // memory that the kernel holds for it
+}
+
+// cacheAge is how old the count of a cache's entries may be: counting takes a walk over all of them.
+const cacheAge = time.Minute
+
+// cacheFill remembers a count.
+type cacheFill struct {
+	entries uint64
+	counted time.Time
+}
+
+// Maps returns the fill of every map that can be full, by name.
+func (l *Loader) Maps() ([]MapInfo, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errClosed
+	}
+	var list []MapInfo
+	for _, name := range l.maps.names() {
+		m := l.maps.get(name)
+		info, err := m.Info()
+		if err != nil {
+			return nil, fmt.Errorf("read map %s: %w", name, err)
+		}
+		bytes, _ := info.Memlock()
+		entries, err := l.entries(name, m)
+		if err != nil {
+			return nil, fmt.Errorf("count entries of map %s: %w", name, err)
+		}
+		list = append(list, MapInfo{
+			Name: name, Entries: entries, Limit: uint64(m.MaxEntries()), Bytes: bytes,
+		})
+	}
+	return list, nil
+}
+
+// entries returns how many entries of a map are in use.
+func (l *Loader) entries(name string, m *ebpf.Map) (uint64, error) {
+	switch name {
+	case sockMapServices:
+		return uint64(len(l.syncer.held) + len(l.syncer.vips)), nil
+	case sockMapServiceStats:
+		return uint64(l.syncer.serviceIDs.count), nil
+	case sockMapSlots:
+		return uint64(l.syncer.runs.used), nil
+	case sockMapBackends:
+		return uint64(l.syncer.backendIDs.count), nil
+	case sockMapEndpoints:
+		l.wireMu.Lock()
+		defer l.wireMu.Unlock()
+		return uint64(len(l.endpoints.owner)), nil
+	case sockMapEpochs:
+		l.wireMu.Lock()
+		defer l.wireMu.Unlock()
+		return uint64(l.endpoints.ids.count), nil
+	case sockMapCounters:
+		return 1, nil
+	}
+	if !isCache(m.Type()) {
+		return 0, errors.New("a map that nobody counts")
+	}
+	now := l.o.now()
+	if fill, known := l.fills[name]; known && now.Sub(fill.counted) < cacheAge {
+		return fill.entries, nil
+	}
+	var n uint64
+	if err := eachEntry(m, func(_, _ []byte) error { n++; return nil }); err != nil {
+		return 0, err
+	}
+	l.fills[name] = cacheFill{n, now}
+	return n, nil
+}
