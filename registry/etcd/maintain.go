@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -58,8 +59,9 @@ func (s *Store) relieve(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("relieve registry: %w", err)
 		}
-		// It fails when that revision is compacted already, which is as good.
-		_, _ = s.client.Compact(ctx, r.Header.Revision, clientv3.WithCompactPhysical())
+		if err := s.compact(ctx, r.Header.Revision); err != nil {
+			return err
+		}
 		if err := s.server.Server.Backend().Defrag(); err != nil {
 			return fmt.Errorf("relieve registry: %w", err)
 		}
@@ -72,6 +74,15 @@ func (s *Store) relieve(ctx context.Context) error {
 			return fmt.Errorf("relieve registry: %w", err)
 		}
 		s.log.Info("registry was full and takes writes again", "quota", s.quota)
+	}
+	return nil
+}
+
+// compact drops all revisions before the given one, and waits until their pages are free.
+func (s *Store) compact(ctx context.Context, revision int64) error {
+	_, err := s.client.Compact(ctx, revision, clientv3.WithCompactPhysical())
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		return fmt.Errorf("compact registry: %w", err)
 	}
 	return nil
 }

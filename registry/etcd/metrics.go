@@ -1,0 +1,70 @@
+package etcd
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const scrapeTimeout = 2 * time.Second
+
+// collector reports the registry's health when it is asked.
+type collector struct {
+	store                           *Store
+	up, revision, size, used, quota *prometheus.Desc
+	damaged, vips, vipLimit         *prometheus.Desc
+}
+
+// Collector returns the registry's metrics.
+func (s *Store) Collector() prometheus.Collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("sluice_registry_"+name, help, labels, nil)
+	}
+	return &collector{
+		store:    s,
+		up:       desc("up", "1 when the registry answers reads and takes writes."),
+		revision: desc("revision", "Revision of the registry."),
+		size:     desc("database_bytes", "Size of the registry's database file."),
+		used:     desc("database_used_bytes", "Bytes of the database file that hold data."),
+		quota:    desc("database_quota_bytes", "Size of the database file at which writes fail."),
+		damaged:  desc("invalid_values_total", "Values met in the registry that could not be read and were skipped."),
+		vips:     desc("vips", "Virtual addresses in use, by range.", "range"),
+		vipLimit: desc("vips_limit", "Virtual addresses that a range has.", "range"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.up, c.revision, c.size, c.used, c.quota, c.damaged, c.vips, c.vipLimit} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	up := 0.0
+	if c.store.Health(ctx) == nil {
+		up = 1
+	}
+	gauge(c.up, up)
+	server := c.store.server.Server
+	gauge(c.revision, float64(server.KV().Rev()))
+	gauge(c.size, float64(server.Backend().Size()))
+	gauge(c.used, float64(server.Backend().SizeInUse()))
+	gauge(c.quota, float64(c.store.quota))
+	out <- prometheus.MustNewConstMetric(c.damaged, prometheus.CounterValue, float64(c.store.damaged.Load()))
+	pools, err := c.store.Pools(ctx)
+	if err != nil {
+		return // up says so
+	}
+	for _, p := range pools {
+		gauge(c.vips, float64(p.Used), p.CIDR.String())
+		gauge(c.vipLimit, float64(p.Size), p.CIDR.String())
+	}
+}
