@@ -11,6 +11,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/sluice-net/sluice/registry/api"
 )
 
 // configuration is the agent's.
@@ -160,3 +162,6 @@ func (n *Node) Sluice(ctx context.Context, stdin string, args ...string) ([]byte
 	}
 	return out, nil
 }
+
+// API is a client of the node's agent.
+func (n *Node) API() *api.Client { return n.api }

@@ -1,7 +1,6 @@
 package nstest
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,18 +16,30 @@ import (
 
 // cgroupRoot finds where cgroup2 is mounted: /sys/fs/cgroup, or below it beside the v1 controllers.
 func cgroupRoot() (string, error) {
-	f, err := os.Open("/proc/self/mounts")
+	dirs, err := hierarchies("cgroup2")
 	if err != nil {
 		return "", fmt.Errorf("find cgroup2: %w", err)
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
-		if len(fields) > 2 && fields[2] == "cgroup2" {
-			return fields[1], nil
+	if len(dirs) == 0 {
+		return "", errors.New("find cgroup2: it is not mounted")
+	}
+	return dirs[0], nil
+}
+
+// hierarchies lists the mounts of these types: cgroup2, cgroup (v1).
+func hierarchies(types ...string) ([]string, error) {
+	data, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) > 2 && slices.Contains(types, fields[2]) {
+			dirs = append(dirs, fields[1])
 		}
 	}
-	return "", errors.New("find cgroup2: it is not mounted")
+	return dirs, nil
 }
 
 // endCgroup kills the processes in dir and below, and removes it.

@@ -104,6 +104,9 @@ func processes(prefix string) []string {
 			continue
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+		if len(cmdline) == 0 {
+			continue // ended, and not yet taken note of by its parent; or a thread of the kernel
+		}
 		cgroup, _ := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
 		text := strings.ReplaceAll(string(cmdline), "\x00", " ")
 		if strings.Contains(text, prefix) || strings.Contains(string(cgroup), "/"+prefix) {

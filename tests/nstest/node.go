@@ -21,6 +21,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sluice-net/sluice/registry/api"
 )
 
 // Prefix begins the name of everything that a test node makes.
@@ -58,6 +60,8 @@ type Node struct {
 	bin      Binaries
 	settings Settings
 
+	api *api.Client
+
 	mu         sync.Mutex
 	agent      *process
 	containers map[string]*Container
@@ -69,10 +73,13 @@ type Lab struct {
 	nodes    atomic.Int32 // made so far
 }
 
+// nodeName is that of a process's nth node.
+func nodeName(pid, n int) string { return fmt.Sprintf("%s%d-%d", Prefix, pid, n) }
+
 // New makes a node and starts its agent; it returns when the agent is ready. On an error nothing
 // stays behind.
 func (l *Lab) New(ctx context.Context, settings Settings) (n *Node, err error) {
-	name := fmt.Sprintf("%s%d-%d", Prefix, os.Getpid(), l.nodes.Add(1))
+	name := nodeName(os.Getpid(), int(l.nodes.Add(1)))
 	n = &Node{Name: name, bin: l.Binaries, containers: map[string]*Container{}}
 	defer func() {
 		if err != nil {
@@ -86,6 +93,7 @@ func (l *Lab) New(ctx context.Context, settings Settings) (n *Node, err error) {
 	n.State = filepath.Join(n.Dir, "state")
 	n.Run = filepath.Join(n.Dir, "run")
 	n.Config = filepath.Join(n.Dir, "sluiced.yaml")
+	n.api = api.NewClient(n.Socket())
 	root, err := cgroupRoot()
 	if err != nil {
 		return n, err
@@ -120,6 +128,7 @@ func (n *Node) Close() error {
 	if agent != nil {
 		errs = append(errs, agent.end(5*time.Second))
 	}
+	n.api.Close()
 	errs = append(errs, clean(n.Name))
 	return errors.Join(errs...)
 }

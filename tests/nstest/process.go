@@ -38,6 +38,17 @@ func start(cmd *exec.Cmd, netns, cgroup string) (*process, error) {
 	return p, nil
 }
 
+// Exec runs a command inside the node's namespace and cgroup and returns what it printed.
+func (n *Node) Exec(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
+	return run(ctx, cmd, n.Netns, n.Cgroup)
+}
+
+// Start starts a command inside the node's namespace and cgroup; Close ends it.
+func (n *Node) Start(cmd *exec.Cmd) error {
+	_, err := start(cmd, n.Netns, n.Cgroup)
+	return err
+}
+
 // kill ends the process at once and waits until it is gone.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()

@@ -110,7 +110,7 @@ func (c *caller) once() {
 	if err != nil {
 		c.report.Failed++
 		if len(c.report.Failures) < report.Most {
-			f := report.Failure{Start: start, End: time.Now(), Error: err.Error()}
+			f := report.Failure{Start: start, End: time.Now(), Error: explain(err).Error()}
 			c.report.Failures = append(c.report.Failures, f)
 		}
 		return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -66,6 +67,14 @@ func read(fd int, buf []byte) (n int, err error) {
 		return err
 	})
 	return n, os.NewSyscallError("read", err)
+}
+
+// explain names a timeout for what it is.
+func explain(err error) error {
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINPROGRESS) {
+		return fmt.Errorf("no answer in time: %w", err)
+	}
+	return err
 }
 
 func write(fd int, buf []byte) error {
