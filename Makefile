@@ -4,6 +4,10 @@ SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
+# One kind of build for everything, so that nothing is compiled twice.
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath
+
 # Where make install puts things, below DESTDIR.
 DESTDIR ?=
 BINDIR  ?= /usr/local/bin
@@ -38,7 +42,7 @@ define need
 endef
 
 build: ## the three binaries, into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ \
+	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ \
 	  ./cmd/sluiced ./cmd/sluice ./cmd/sluice-cni
 
 generate: ## compile bpf/ into loader/ with the pinned clang
@@ -55,7 +59,7 @@ test: bpffs ## every test, as root
 
 demo: build bpffs ## show the main job on a test node
 	$(call need,bpftool)
-	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/test/ ./tests/probe ./tests/demo
+	@$(GO) build -o bin/test/ ./tests/probe ./tests/demo
 	@bin/test/demo -bin bin -probe bin/test/probe
 
 lint: ## gofmt, go vet, staticcheck, clang-format
