@@ -146,7 +146,8 @@ static __always_inline bool flow_over(const struct packet *pkt, const struct flo
 	if (pkt->tuple.proto == IPPROTO_TCP)
 		return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
 		       flow->flags & (FLOW_FIN | FLOW_RST);
-	return pkt->tuple.proto == IPPROTO_UDP && now > flow->seen + IDLE_DATAGRAM;
+	return pkt->tuple.proto == IPPROTO_UDP && now > flow->seen + IDLE_DATAGRAM &&
+	       !alive(flow, IPPROTO_UDP, now);
 }
 
 /* Whether the entry still decides the packet; notes what the packet tells about the flow. */
@@ -159,6 +160,9 @@ static __always_inline bool flow_holds(const struct packet *pkt, struct flow *fl
 	if (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
 		if (flow_over(pkt, flow, now))
 			return false;
+		/* A connection begins: what closed the one before it on this tuple is past. */
+		if (pkt->tcp_flags & TCP_SYN)
+			flow->flags &= ~(FLOW_FIN | FLOW_RST);
 		if (pkt->tcp_flags & TCP_FIN)
 			flow->flags |= FLOW_FIN;
 		if (pkt->tcp_flags & TCP_RST)
@@ -203,7 +207,7 @@ static __always_inline bool flow_keep(const struct packet *pkt, const struct flo
 	if (flow_over(pkt, stale, fwd->seen))
 		return false;
 	fwd->backend = stale->backend;
-	if (!(stale->flags & FLOW_REPLY) && stale->backend) {
+	if (!(stale->flags & FLOW_REPLY) && stale->flags & FLOW_NAT_DST) {
 		const struct backend *be;
 
 		if (!backend_legal(pkt, stale))
@@ -233,6 +237,7 @@ static __noinline int flow_create(const struct packet *pkt, struct scratch *work
 	const struct flow_key *key = &pkt->tuple;
 	struct flow *fwd = &work->fwd, *reply = &work->reply, *old;
 	struct flow_key *rkey = &work->rkey;
+	__u16 sport = fwd->sport;
 	int i, err;
 
 	__builtin_memset(reply, 0, sizeof(*reply));
@@ -270,6 +275,7 @@ static __noinline int flow_create(const struct packet *pkt, struct scratch *work
 			continue; /* gone in between: once more */
 		if (answers(old, key)) {
 			/* Our own: the other half was lost, or is decided anew. */
+			reply->flags |= old->flags & (FLOW_FIN | FLOW_RST);
 			if (bpf_map_update_elem(&flows, rkey, reply, BPF_ANY))
 				return CREATED_FULL;
 			goto claimed;
@@ -285,7 +291,7 @@ static __noinline int flow_create(const struct packet *pkt, struct scratch *work
 	}
 	return CREATED_PORTS_SPENT;
 claimed:
-	if (fwd->sport != key->sport)
+	if (fwd->sport != sport)
 		COUNT(ports_rewritten);
 	if (bpf_map_update_elem(&flows, key, fwd, BPF_ANY)) {
 		bpf_map_delete_elem(&flows, rkey);

@@ -183,11 +183,20 @@ static __always_inline int translate(const struct packet *pkt, const struct serv
 	return 0;
 }
 
-/* Enters the decision. */
+/*
+ * Enters the decision. An answer's decision that was kept renews its own entry only: whether the
+ * other direction may stay with its backend is decided by that direction's packets.
+ */
 static __always_inline int enter(const struct packet *pkt, struct scratch *work,
 				 const struct endpoint *dst, bool renewed)
 {
 	work->fwd.epoch = epoch_of(&work->fwd);
+	if (work->fwd.flags & FLOW_REPLY) {
+		if (bpf_map_update_elem(&flows, &pkt->tuple, &work->fwd, BPF_ANY))
+			return DROP(drop_flows_full);
+		COUNT(flows_renewed);
+		return FOLLOW;
+	}
 	switch (flow_create(pkt, work, dst)) {
 	case CREATED_PORTS_SPENT:
 		return DROP(drop_ports_spent);
