@@ -35,12 +35,21 @@ func (v *validator) fault(field, format string, args ...any) {
 // reasons adds what a validation function of Kubernetes says.
 func (v *validator) reasons(field, value string, reasons []string) {
 	if len(reasons) > 0 {
-		text := strings.Join(reasons, "; ")
-		if i := strings.Index(text, ", regex used"); i >= 0 {
-			text = strings.ReplaceAll(text[:i], "',  or", "', or") + ")"
-		}
-		v.fault(field, "%q: %s", shorten(value), text)
+		v.fault(field, "%q: %s", shorten(value), Explain(reasons))
 	}
+}
+
+// Explain joins what a validation function of Kubernetes says, and leaves out the regular
+// expressions: the examples beside them are clearer.
+func Explain(reasons []string) string {
+	list := make([]string, len(reasons))
+	for i, r := range reasons {
+		if text, _, cut := strings.Cut(r, ", regex used"); cut {
+			r = strings.ReplaceAll(text, "',  or", "', or") + ")"
+		}
+		list[i] = r
+	}
+	return strings.Join(list, "; ")
 }
 
 func (v *validator) service(s *corev1.Service) registry.ServiceRequest {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/api"
+	"github.com/sluice-net/sluice/registry/kube"
 )
 
 const (
@@ -70,7 +71,7 @@ func checkLabels(req api.LabelRequest) error {
 	e := &api.Error{Status: http.StatusUnprocessableEntity, Message: "nothing was changed: the labels have faults"}
 	bad := func(field string, reasons []string) {
 		if len(reasons) > 0 {
-			e.Details = append(e.Details, api.Detail{Field: field, Reason: strings.Join(reasons, "; ")})
+			e.Details = append(e.Details, api.Detail{Field: field, Reason: kube.Explain(reasons)})
 		}
 	}
 	if n := len(req.Set) + len(req.Remove); n == 0 || n > maxLabels {

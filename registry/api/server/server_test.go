@@ -1,0 +1,348 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/api"
+)
+
+// fakeStore is a registry in a catalog: what is written is known at once.
+type fakeStore struct {
+	catalog  *registry.Catalog
+	revision int64
+	fail     error // of the next write
+	puts     []string
+}
+
+func (s *fakeStore) write(c registry.Change) int64 {
+	s.revision++
+	s.catalog.Apply(registry.Batch{Revision: s.revision, Changes: []registry.Change{c}})
+	return s.revision
+}
+
+func (s *fakeStore) CheckService(_ context.Context, req registry.ServiceRequest) (registry.Service, bool, error) {
+	old, ok := s.catalog.Service(req.Name)
+	for _, a := range req.VIPs {
+		if a == netip.MustParseAddr("10.96.0.66") {
+			return old, ok, fmt.Errorf("%w: %s belongs to service x/y", registry.ErrVIPTaken, a)
+		}
+	}
+	return old, ok, nil
+}
+
+func (s *fakeStore) PutService(_ context.Context, req registry.ServiceRequest) (registry.Service, int64, error) {
+	s.puts = append(s.puts, req.Name.String())
+	if err := s.fail; err != nil && len(s.puts) > 1 {
+		return registry.Service{}, 0, err
+	}
+	svc := req.Service
+	if len(svc.VIPs) == 0 && !svc.Headless {
+		svc.VIPs = []netip.Addr{netip.MustParseAddr("10.96.0.1")}
+	}
+	return svc, s.write(registry.Change{Service: &svc}), nil
+}
+
+func (s *fakeStore) DeleteService(_ context.Context, n registry.Name) (int64, error) {
+	if _, ok := s.catalog.Service(n); !ok {
+		return 0, fmt.Errorf("delete service %s: %w", n, registry.ErrNotFound)
+	}
+	return s.write(registry.Change{Service: &registry.Service{Name: n}, Deleted: true}), nil
+}
+
+func (s *fakeStore) LabelEndpoint(_ context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error) {
+	for _, e := range s.catalog.Endpoints() {
+		if e.EndpointID == id {
+			e.Labels = map[string]string{}
+			for k, v := range set {
+				e.Labels[k] = v
+			}
+			return s.write(registry.Change{Endpoint: &e}), nil
+		}
+	}
+	return 0, registry.ErrNotFound
+}
+
+// fakeAgent is a node whose maps may lag.
+type fakeAgent struct {
+	lag    error
+	waited int64
+	check  api.CheckResult
+}
+
+func (a *fakeAgent) Status(context.Context) api.Status {
+	return api.Status{Node: "n1", Ready: true, Kernel: "6.18", Attach: "tcx"}
+}
+
+func (a *fakeAgent) Check(context.Context) (api.CheckResult, error) { return a.check, nil }
+
+func (a *fakeAgent) WaitSynced(_ context.Context, revision int64) error {
+	a.waited = revision
+	return a.lag
+}
+
+type fixture struct {
+	store  *fakeStore
+	agent  *fakeAgent
+	client *api.Client
+	socket string
+}
+
+// serve runs the API on a unix socket.
+func serve(t *testing.T) *fixture {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f := &fixture{store: &fakeStore{catalog: registry.NewCatalog()}, agent: &fakeAgent{}, socket: filepath.Join(dir, "sock")}
+	l, err := net.Listen("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(New(Options{
+		Store: f.store, Catalog: f.store.catalog, Agent: f.agent, Version: api.Version{Version: "v1", Node: "n1"}, SyncTimeout: time.Second,
+	}))
+	s.Listener.Close()
+	s.Listener = l
+	s.Start()
+	t.Cleanup(s.Close)
+	f.client = api.NewClient(f.socket)
+	t.Cleanup(f.client.Close)
+	return f
+}
+
+func yaml(name, more string) string {
+	return fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec:\n  selector: {app: %s}\n  ports: [{port: 80, targetPort: 8080}]\n%s", name, name, more)
+}
+
+func TestApply(t *testing.T) {
+	f := serve(t)
+	for _, c := range []struct{ body, want string }{
+		{yaml("a", "") + yaml("b", "  clusterIP: 10.96.0.9\n"), "default/a created [10.96.0.1]; default/b created [10.96.0.9]"},
+		{yaml("a", "") + yaml("b", "  clusterIP: 10.96.0.9\n  ipFamilies: [IPv4]\n"), "default/a unchanged [10.96.0.1]; default/b unchanged [10.96.0.9]"},
+		{strings.ReplaceAll(yaml("a", ""), "8080", "9090"), "default/a configured [10.96.0.1]"},
+		{yaml("h", "  clusterIP: None\n"), "default/h created []"},
+	} {
+		r, err := f.client.Apply(t.Context(), []byte(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text []string
+		for _, o := range r.Results {
+			text = append(text, fmt.Sprint(o.Name, " ", o.Action, " ", o.VIPs))
+		}
+		if got := strings.Join(text, "; "); got != c.want || !r.Synced || f.agent.waited != f.store.revision {
+			t.Errorf("results %s, want %s; %+v", got, c.want, r)
+		}
+	}
+	f.agent.lag = errors.New("maps are at revision 3")
+	r, err := f.client.Apply(t.Context(), []byte(yaml("late", "")))
+	if err != nil || r.Synced || !strings.Contains(r.Warning, "maps are at revision 3") {
+		t.Errorf("a node that lags: %+v, %v", r, err)
+	}
+}
+
+func TestApplyRefuses(t *testing.T) {
+	f := serve(t)
+	for _, c := range []struct {
+		name, body string
+		status     int
+		detail     string
+	}{
+		{"empty", "", 422, "1: no document: the input is empty"},
+		{"unknown field", yaml("a", "") + yaml("b", "  selectr: {}\n"), 422, "15: spec.selectr: unknown field (did you mean selector?)"},
+		{"VIP taken", yaml("a", "") + yaml("b", "  clusterIP: 10.96.0.66\n"), 409, "15: spec.clusterIP: address is in use: 10.96.0.66 belongs to service x/y"},
+		{"VIP asked for twice", yaml("a", "  clusterIP: 10.96.0.7\n") + yaml("b", "  clusterIP: 10.96.0.7\n"), 409,
+			"16: spec.clusterIP: address is in use: 10.96.0.7 is asked for by service default/a too"},
+		{"too large", strings.Repeat("#", MaxBody+1), 413, ""},
+	} {
+		_, err := f.client.Apply(t.Context(), []byte(c.body))
+		var e *api.Error
+		if !errors.As(err, &e) || e.Status != c.status {
+			t.Errorf("%s: error %v, want status %d", c.name, err, c.status)
+			continue
+		}
+		if c.detail != "" && (len(e.Details) != 1 || e.Details[0].String() != c.detail) {
+			t.Errorf("%s: details %v, want %s", c.name, e.Details, c.detail)
+		}
+	}
+	if len(f.store.puts) > 0 {
+		t.Errorf("%v were written", f.store.puts)
+	}
+	// What comes up only while writing says how far it got.
+	f.store.fail = fmt.Errorf("put service: %w: full", registry.ErrVIPsExhausted)
+	_, err := f.client.Apply(t.Context(), []byte(yaml("a", "")+yaml("b", "")))
+	var e *api.Error
+	if !errors.As(err, &e) || e.Status != 507 || len(e.Results) != 1 || e.Results[0].Name.Name != "a" {
+		t.Errorf("a full range: %#v", err)
+	}
+}
+
+func TestDelete(t *testing.T) {
+	f := serve(t)
+	if _, err := f.client.Apply(t.Context(), []byte(yaml("a", "")+yaml("b", ""))); err != nil {
+		t.Fatal(err)
+	}
+	r, err := f.client.DeleteService(t.Context(), registry.Name{Namespace: "default", Name: "a"})
+	if err != nil || len(r.Results) != 1 || r.Results[0].Action != api.Deleted {
+		t.Errorf("delete: %+v, %v", r, err)
+	}
+	_, err = f.client.DeleteService(t.Context(), registry.Name{Namespace: "default", Name: "a"})
+	var e *api.Error
+	if !errors.As(err, &e) || e.Status != 404 {
+		t.Errorf("delete twice: %v", err)
+	}
+	r, err = f.client.DeleteDocuments(t.Context(), []byte(yaml("a", "")+yaml("b", "  whatever: 1\n")))
+	if err != nil || len(r.Results) != 2 || r.Results[0].Action != api.NotFound || r.Results[1].Action != api.Deleted {
+		t.Errorf("delete documents: %+v, %v", r, err)
+	}
+	if n := len(f.store.catalog.Services()); n != 0 {
+		t.Errorf("%d services are left", n)
+	}
+}
+
+func TestGet(t *testing.T) {
+	f := serve(t)
+	if _, err := f.client.Apply(t.Context(), []byte(yaml("a", "")+strings.ReplaceAll(yaml("b", ""), "name: b", "name: b, namespace: shop"))); err != nil {
+		t.Fatal(err)
+	}
+	e := endpoint("c0ffee00", "w", "10.244.1.2")
+	f.store.write(registry.Change{Endpoint: &e})
+	f.store.write(registry.Change{Node: &registry.Node{Name: "n1"}})
+	all, err := f.client.Services(t.Context(), "")
+	if err != nil || len(all) != 2 {
+		t.Fatalf("services %v, %v", all, err)
+	}
+	s, err := f.client.Service(t.Context(), registry.Name{Namespace: "default", Name: "a"})
+	want := []api.Port{{
+		ServicePort: registry.ServicePort{Protocol: registry.TCP, Port: 80, TargetPort: 8080},
+		Backends:    []netip.AddrPort{netip.MustParseAddrPort("10.244.1.2:8080")},
+	}}
+	if err != nil || s.Endpoints != 1 || !reflect.DeepEqual(s.Ports, want) {
+		t.Errorf("service %+v, %v", s, err)
+	}
+	kubernetes, err := f.client.KubernetesServices(t.Context(), "shop")
+	if err != nil || len(kubernetes) != 1 || !strings.Contains(string(kubernetes[0]), `"kind":"Service"`) {
+		t.Errorf("as Kubernetes: %s, %v", kubernetes, err)
+	}
+	if endpoints, err := f.client.Endpoints(t.Context()); err != nil || !reflect.DeepEqual(endpoints, []registry.Endpoint{e}) {
+		t.Errorf("endpoints %v, %v", endpoints, err)
+	}
+	if nodes, err := f.client.Nodes(t.Context()); err != nil || len(nodes) != 1 {
+		t.Errorf("nodes %v, %v", nodes, err)
+	}
+	if v, err := f.client.Version(t.Context()); err != nil || v.Version != "v1" {
+		t.Errorf("version %v, %v", v, err)
+	}
+	if st, err := f.client.Status(t.Context()); err != nil || !st.Ready {
+		t.Errorf("status %v, %v", st, err)
+	}
+	f.agent.check.Differences = []api.Difference{{Object: "10.96.0.1:80/TCP", Problem: "not in the maps"}}
+	if c, err := f.client.Check(t.Context()); err != nil || c.Differences[0].String() != "10.96.0.1:80/TCP: not in the maps" {
+		t.Errorf("check %v, %v", c, err)
+	}
+}
+
+func endpoint(id, name, address string) registry.Endpoint {
+	return registry.Endpoint{
+		EndpointID: registry.EndpointID{Node: "n1", ContainerID: id, Interface: "eth0"},
+		Name:       registry.Name{Namespace: "default", Name: name},
+		Addresses:  []netip.Addr{netip.MustParseAddr(address)}, Labels: map[string]string{"app": "a"},
+	}
+}
+
+func TestLabel(t *testing.T) {
+	f := serve(t)
+	for i, e := range []registry.Endpoint{
+		endpoint("c0ffee00", "web", "10.244.1.2"), endpoint("c0ffee11", "api", "10.244.1.3"),
+		endpoint("deadbeef", "api", "10.244.1.4"), endpoint("c0ffee0", "short", "10.244.1.5"),
+	} {
+		if i == 2 {
+			e.Name.Namespace = "shop"
+		}
+		f.store.write(registry.Change{Endpoint: &e})
+	}
+	set := map[string]string{"tier": "x"}
+	for _, c := range []struct {
+		req    api.LabelRequest
+		status int
+		want   string // container or part of the error
+	}{
+		{api.LabelRequest{Container: "c0ffee00", Set: set}, 0, "default/web"},
+		{api.LabelRequest{Container: "c0ffee0", Set: set}, 0, "default/short"},
+		{api.LabelRequest{Container: "dead", Set: set}, 0, "shop/api"},
+		{api.LabelRequest{Container: "shop/api", Set: set}, 0, "shop/api"},
+		{api.LabelRequest{Container: "web", Remove: []string{"app"}}, 0, "default/web"},
+		{api.LabelRequest{Container: "api", Set: set}, 409, "means any of 2"},
+		{api.LabelRequest{Container: "c0ffee", Set: set}, 409, "default/short (container c0ffee0 on n1)"},
+		{api.LabelRequest{Container: "dea", Set: set}, 404, "not found"},
+		{api.LabelRequest{Container: "web"}, 422, "0 labels"},
+		{api.LabelRequest{Container: "web", Set: map[string]string{"a b": "c d"}}, 422, "a b: "},
+		{api.LabelRequest{Container: "web", Set: set, Remove: []string{"tier"}}, 422, "set and removed at once"},
+	} {
+		r, err := f.client.Label(t.Context(), c.req)
+		if c.status == 0 {
+			if err != nil || len(r.Results) != 1 || r.Results[0].Name.String() != c.want {
+				t.Errorf("%+v: %+v, %v", c.req, r, err)
+			}
+			continue
+		}
+		var e *api.Error
+		if !errors.As(err, &e) || e.Status != c.status || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: error %v, want %d with %q", c.req, err, c.status, c.want)
+		}
+	}
+}
+
+// TestBadRequests sends what no client of ours would.
+func TestBadRequests(t *testing.T) {
+	f := serve(t)
+	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", f.socket)
+	}}}
+	defer h.CloseIdleConnections()
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"GET", "/v1/nothing", "", 404},
+		{"PUT", "/v1/apply", "", 404},
+		{"POST", "/v1/endpoints/label", "{", 400},
+		{"POST", "/v1/endpoints/label", `{"containr": "x"}`, 400},
+		{"POST", "/v1/endpoints/label", `{"container": "` + strings.Repeat("x", maxSmallBody) + `"}`, 413},
+		{"GET", "/v1/services?as=xml", "", 400},
+		{"GET", "/v1/services/a/b", "", 404},
+		{"POST", "/v1/delete", "kind: Pod", 422},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://x"+c.path, strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := h.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		var e api.Error
+		if res.StatusCode != c.status || json.Unmarshal(b, &e) != nil || e.Message == "" {
+			t.Errorf("%s %s: %s %s, want %d", c.method, c.path, res.Status, b, c.status)
+		}
+	}
+}
