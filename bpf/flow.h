@@ -150,6 +150,18 @@ static __always_inline bool flow_over(const struct packet *pkt, const struct flo
 	       !alive(flow, IPPROTO_UDP, now);
 }
 
+/* Notes in the entry what a TCP segment says about the connection's life. */
+static __always_inline void note_flags(const struct packet *pkt, struct flow *flow)
+{
+	/* A connection begins: what closed the one before it on this tuple is past. */
+	if (pkt->tcp_flags & TCP_SYN)
+		flow->flags &= ~(FLOW_FIN | FLOW_RST);
+	if (pkt->tcp_flags & TCP_FIN)
+		flow->flags |= FLOW_FIN;
+	if (pkt->tcp_flags & TCP_RST)
+		flow->flags |= FLOW_RST;
+}
+
 /* Whether the entry still decides the packet; notes what the packet tells about the flow. */
 static __always_inline bool flow_holds(const struct packet *pkt, struct flow *flow)
 {
@@ -160,13 +172,7 @@ static __always_inline bool flow_holds(const struct packet *pkt, struct flow *fl
 	if (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
 		if (flow_over(pkt, flow, now))
 			return false;
-		/* A connection begins: what closed the one before it on this tuple is past. */
-		if (pkt->tcp_flags & TCP_SYN)
-			flow->flags &= ~(FLOW_FIN | FLOW_RST);
-		if (pkt->tcp_flags & TCP_FIN)
-			flow->flags |= FLOW_FIN;
-		if (pkt->tcp_flags & TCP_RST)
-			flow->flags |= FLOW_RST;
+		note_flags(pkt, flow);
 	}
 	/* Once a second: a line that is only read stays in every CPU's cache. */
 	if (now > flow->seen + SECOND) {
@@ -190,7 +196,7 @@ static __always_inline bool backend_legal(const struct packet *pkt, const struct
 	if (id && be && be->state == BACKEND_ACTIVE && be->service == flow->service &&
 	    be->port == flow->dport && addr_equal(&be->addr, &flow->daddr))
 		return true;
-	if (pkt->tuple.proto != IPPROTO_TCP || pkt->tcp_flags & TCP_SYN)
+	if (pkt->tuple.proto == IPPROTO_UDP || pkt->tcp_flags & TCP_SYN)
 		return false;
 	return !flow->dst_endpoint || bpf_map_lookup_elem(&endpoints, &flow->daddr);
 }

@@ -43,6 +43,8 @@
 #define ICMP6_UNREACHABLE_PORT 4
 #define ICMP6_INFORMATIONAL    128 /* and above: no errors */
 
+#define SCTP_HLEN 12
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -75,7 +77,7 @@ struct packet {
 	__u16 l4;	/* offset of the transport header from the frame's start */
 	__u8 v6;	/* 1: IPv6 */
 	__u8 fragment;	/* enum fragment */
-	__u8 tcp_flags; /* TCP_FIN ...; 0 when not TCP */
+	__u8 tcp_flags; /* TCP_FIN ...; SCTP: TCP_SYN when it begins an association */
 	__u8 icmp_type;
 	__u8 pad[2];
 };
@@ -213,6 +215,12 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 		if ((void *)ports + sizeof(struct tcphdr) > end)
 			return PARSED_MALFORMED;
 		pkt->tcp_flags = *((__u8 *)ports + 13);
+	} else if (proto == IPPROTO_SCTP) {
+		if ((void *)ports + SCTP_HLEN > end)
+			return PARSED_MALFORMED;
+		/* Only an INIT has verification tag 0 (RFC 9260, 8.5.1). */
+		if (!((__be32 *)ports)[1])
+			pkt->tcp_flags = TCP_SYN;
 	}
 	return PARSED_TRANSPORT;
 }

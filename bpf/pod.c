@@ -191,6 +191,7 @@ static __always_inline int enter(const struct packet *pkt, struct scratch *work,
 				 const struct endpoint *dst, bool renewed)
 {
 	work->fwd.epoch = epoch_of(&work->fwd);
+	note_flags(pkt, &work->fwd);
 	if (work->fwd.flags & FLOW_REPLY) {
 		if (bpf_map_update_elem(&flows, &pkt->tuple, &work->fwd, BPF_ANY))
 			return DROP(drop_flows_full);
