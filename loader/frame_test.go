@@ -101,6 +101,7 @@ type frame struct {
 	seq, ack   uint32
 	doff       uint8 // TCP: 0 is 5
 	window     uint16
+	vtag       uint32 // SCTP
 	data       []byte // behind the transport header, or of an unknown protocol
 	icmp       *icmp
 	noCheck    bool   // UDP, SCTP: leave the checksum field 0
@@ -250,7 +251,8 @@ func (p frame) transport(f family, src, dst netip.Addr, sport, dport uint16) []b
 		h = append(h, 0, 0)
 		check = 6
 	case p.proto == protoSCTP:
-		h = append(append(h, 0, 0, 0, 9, 0, 0, 0, 0), p.data...)
+		h = binary.BigEndian.AppendUint32(h, p.vtag)
+		h = append(append(h, 0, 0, 0, 0), p.data...)
 		if !p.noCheck {
 			binary.LittleEndian.PutUint32(h[8:], crc32.Checksum(h, crc32.MakeTable(crc32.Castagnoli)))
 		}

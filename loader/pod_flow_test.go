@@ -12,7 +12,7 @@ func packet(proto uint8, src, dst string) frame {
 		p.flags = flagSYN
 		return p
 	}
-	p.data = []byte("odd length of data!")
+	p.data, p.vtag = []byte("odd length of data!"), 9
 	return p
 }
 

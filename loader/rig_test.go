@@ -227,19 +227,25 @@ func (r *rig) reset() {
 	r.before = r.counters()
 }
 
+func (r *rig) count(name string) (n int) {
+	var key, value []byte
+	for it := r.coll.Maps[name].Iterate(); it.Next(&key, &value); {
+		n++
+	}
+	return n
+}
+
+// empty deletes a hash map's entries.
 func (r *rig) empty(name string) {
 	r.t.Helper()
 	m := r.coll.Maps[name]
-	key := make([]byte, m.KeySize())
-	for {
-		err := m.NextKey(nil, key)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return
-		}
-		if err == nil {
-			err = m.Delete(key)
-		}
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	var keys [][]byte
+	var key, value []byte
+	for it := m.Iterate(); it.Next(&key, &value); {
+		keys = append(keys, slices.Clone(key))
+	}
+	for _, key := range keys {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			r.t.Fatalf("empty %s: %v", name, err)
 		}
 	}
