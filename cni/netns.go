@@ -1,0 +1,90 @@
+package cni
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+)
+
+// netns is a container's network namespace.
+type netns struct {
+	path string
+	file *os.File
+}
+
+// openNetns opens the namespace at path. It must be another one than the caller's: wiring the node's
+// own namespace like a container's would cut the node off.
+func openNetns(path string) (*netns, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, netnsError(path, err.Error())
+	}
+	n := &netns{path: path, file: file}
+	if err := n.verify(); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *netns) verify() error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(n.file.Fd()), &fs); err != nil {
+		return netnsError(n.path, err.Error())
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		return netnsError(n.path, "the file is no namespace")
+	}
+	kind, err := unix.IoctlRetInt(int(n.file.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		return netnsError(n.path, "the file is a namespace of another kind")
+	}
+	var own, this unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+		return fmt.Errorf("inspect the plugin's own network namespace: %w", err)
+	}
+	if err := unix.Fstat(int(n.file.Fd()), &this); err != nil {
+		return netnsError(n.path, err.Error())
+	}
+	if own.Dev == this.Dev && own.Ino == this.Ino {
+		return netnsError(n.path, "it is the node's own network namespace")
+	}
+	return nil
+}
+
+func netnsError(path, why string) error {
+	return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS %q: %s", path, why), "")
+}
+
+func (n *netns) Close() error { return n.file.Close() }
+
+// do runs f on an OS thread that is in the namespace. The thread is not used for anything else
+// until it is back where it was.
+func (n *netns) do(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- fmt.Errorf("open own network namespace: %w", err)
+			return
+		}
+		defer home.Close()
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
+			done <- netnsError(n.path, "enter: "+err.Error())
+			return
+		}
+		err = f()
+		// A thread that cannot go back ends with this goroutine, because it stays locked.
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
+}

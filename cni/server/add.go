@@ -1,0 +1,217 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/sluice-net/sluice/cni"
+	"github.com/sluice-net/sluice/cni/ipam"
+	"github.com/sluice-net/sluice/registry"
+)
+
+// reservationLimit is how long a plugin has from the reservation to the commit; after that it is
+// taken for dead.
+const reservationLimit = time.Minute
+
+// add reserves what a new interface needs and records it.
+func (s *Server) add(ctx context.Context, r cni.AddRequest) (cni.AddReply, error) {
+	if err := r.Validate(); err != nil {
+		return cni.AddReply{}, types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
+	}
+	host := cni.HostInterface(r.AttachmentID)
+	unlock, err := s.locks.lock(ctx, host)
+	if err != nil {
+		return cni.AddReply{}, fmt.Errorf("wait for another request for %s: %w", r.AttachmentID, err)
+	}
+	defer unlock()
+	if err := s.makeRoom(ctx, host, r.AttachmentID); err != nil {
+		return cni.AddReply{}, err
+	}
+	a, err := s.reserve(host, r)
+	if err != nil {
+		return cni.AddReply{}, err
+	}
+	return cni.AddReply{
+		Reservation:   a.Reservation,
+		HostInterface: host,
+		MAC:           a.MAC,
+		MTU:           a.MTU,
+		Addresses:     a.Addresses,
+	}, nil
+}
+
+// makeRoom removes what an earlier life of the same interface left: a DEL that waits in the spool, an
+// ADD that was never committed, a device without a record. An interface that is in use is an error.
+func (s *Server) makeRoom(ctx context.Context, host string, id cni.AttachmentID) error {
+	if cni.IsSpooled(s.opts.Spool, id) {
+		if err := s.remove(ctx, host, id); err != nil {
+			return earlierError(id, err)
+		}
+		return cni.Unspool(s.opts.Spool, id)
+	}
+	old, ok, unreadable := s.get(host)
+	switch {
+	case ok && attachmentID(old) != id:
+		return types.NewError(types.ErrInternal, fmt.Sprintf("%s and %s have one host interface name %s", id, attachmentID(old), host), "")
+	case unreadable:
+		return types.NewError(cni.CodeAttached, fmt.Sprintf("%s is wired but its record is unreadable: DEL it first", id), "")
+	case ok && old.State == ipam.Committed:
+		index, err := hostIndex(host)
+		if err != nil {
+			return err
+		}
+		if index != 0 {
+			return types.NewError(cni.CodeAttached, fmt.Sprintf("%s is wired already, with %s", id, old.Addresses), "")
+		}
+		// Its namespace is gone and no DEL came: some runtimes send none.
+	}
+	if err := s.remove(ctx, host, id); err != nil {
+		return earlierError(id, err)
+	}
+	return nil
+}
+
+func earlierError(id cni.AttachmentID, err error) error {
+	return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("remove what an earlier ADD left of %s: %v", id, err), "")
+}
+
+// reserve takes addresses and records the attachment.
+func (s *Server) reserve(host string, r cni.AddRequest) (ipam.Attachment, error) {
+	a := ipam.Attachment{
+		Boot:          s.boot,
+		State:         ipam.Reserved,
+		Reservation:   rand.Text(),
+		ReservedAt:    time.Now(),
+		ContainerID:   r.ContainerID,
+		IfName:        r.IfName,
+		Netns:         r.Netns,
+		Network:       r.Network,
+		HostInterface: host,
+		MAC:           r.MAC,
+		MTU:           r.MTU,
+		Name:          r.Name,
+		Labels:        r.Labels,
+		Ports:         r.Ports,
+	}
+	if a.Name.Namespace == "" {
+		a.Name.Namespace = "default"
+	}
+	if a.Name.Name == "" {
+		a.Name.Name = a.ContainerID
+	}
+	if a.MAC == "" {
+		a.MAC = cni.DefaultMAC(r.AttachmentID).String()
+	}
+	if a.MTU == 0 {
+		a.MTU = s.opts.MTU
+	}
+	if a.MTU == 0 {
+		mtu, err := s.uplink.MTU()
+		if err != nil {
+			return a, err
+		}
+		a.MTU = mtu
+	}
+	addrs, err := s.allocate(r.IPs)
+	if err != nil {
+		return a, err
+	}
+	a.Addresses = addrs
+	err = s.step("reserve")
+	if err == nil {
+		err = s.put(a)
+	}
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.alloc.Release(addrs...)
+		return a, err
+	}
+	return a, nil
+}
+
+// allocate takes the wanted addresses and one of each other family, and stores the place to go on
+// from.
+func (s *Server) allocate(want []netip.Addr) ([]netip.Addr, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	addrs, err := s.alloc.Allocate(want...)
+	switch {
+	case errors.Is(err, ipam.ErrFull):
+		return nil, types.NewError(cni.CodeRangeFull, err.Error(), "")
+	case errors.Is(err, ipam.ErrUsed):
+		return nil, types.NewError(cni.CodeAddressUsed, err.Error(), "")
+	case err != nil:
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
+	}
+	if err := s.store.PutLast(s.alloc.Last()); err != nil {
+		s.alloc.Release(addrs...)
+		return nil, err
+	}
+	return addrs, nil
+}
+
+// commit puts an interface that the plugin has wired into service.
+func (s *Server) commit(ctx context.Context, r cni.CommitRequest) (none, error) {
+	host := cni.HostInterface(r.AttachmentID)
+	unlock, err := s.locks.lock(ctx, host)
+	if err != nil {
+		return none{}, fmt.Errorf("wait for another request for %s: %w", r.AttachmentID, err)
+	}
+	defer unlock()
+	a, ok, _ := s.get(host)
+	if !ok || a.State == ipam.Leaving || a.Reservation != r.Reservation {
+		return none{}, types.NewError(types.ErrUnknownContainer,
+			fmt.Sprintf("commit %s: the reservation is gone: a DEL or another ADD came between", r.AttachmentID), "")
+	}
+	index, err := hostIndex(host)
+	if err != nil {
+		return none{}, err
+	}
+	if index == 0 {
+		return none{}, types.NewError(types.ErrInternal, fmt.Sprintf("commit %s: interface %s is not there", r.AttachmentID, host), "")
+	}
+	if err := s.serve(ctx, a, index, s.opts.Registry.PutEndpoint); err != nil {
+		return none{}, fmt.Errorf("commit %s: %w", r.AttachmentID, err)
+	}
+	a.State = ipam.Committed
+	err = s.step("record")
+	if err == nil {
+		err = s.put(a)
+	}
+	return none{}, err
+}
+
+// serve makes an interface reachable: the programs first, so that no packet passes without them, then
+// the device and its routes, then the registry, from where others learn of it. It may be repeated.
+func (s *Server) serve(ctx context.Context, a ipam.Attachment, index int, putEndpoint func(context.Context, registry.Endpoint) error) error {
+	i, err := dataplaneInterface(a, index)
+	if err != nil {
+		return err
+	}
+	if err := s.step("attach"); err != nil {
+		return err
+	}
+	if err := s.opts.Dataplane.Attach(i); err != nil {
+		return fmt.Errorf("attach programs: %w", err)
+	}
+	if err := s.step("host"); err != nil {
+		return err
+	}
+	if err := setUpHost(a, index); err != nil {
+		return err
+	}
+	if err := s.step("register"); err != nil {
+		return err
+	}
+	if err := putEndpoint(ctx, s.endpoint(a)); err != nil {
+		return fmt.Errorf("register endpoint: %w", err)
+	}
+	return nil
+}
