@@ -80,6 +80,8 @@ func (l *Loader) build() error {
 	if err != nil {
 		return err
 	}
+	l.o.edit(sock)
+	l.o.edit(pod)
 	if l.maps, err = openMaps(l.o.BPFFS, pinnedSpecs(sock)); err != nil {
 		return err
 	}
@@ -128,10 +130,7 @@ func (l *Loader) install() error {
 	if err := l.maps.copyEntries(false); err != nil {
 		return err
 	}
-	if err := step("pin maps"); err != nil {
-		return err
-	}
-	if err := l.maps.pin(); err != nil {
+	if err := l.maps.pin(step); err != nil {
 		return err
 	}
 	if err := l.mapMemories(); err != nil {
@@ -155,10 +154,7 @@ func (l *Loader) install() error {
 	if err := l.maps.copyEntries(true); err != nil {
 		return err
 	}
-	if err := step("commit maps"); err != nil {
-		return err
-	}
-	return l.maps.commit()
+	return l.maps.commit(step)
 }
 
 func (l *Loader) mapMemories() (err error) {

@@ -128,11 +128,14 @@ func (s *mapSet) replacing() bool {
 
 // pin gives maps that are not pinned yet their pins: new ones their name, those that replace another
 // the name with newSuffix. From then on a later start finds them, whatever happens.
-func (s *mapSet) pin() error {
+func (s *mapSet) pin(step stepFunc) error {
 	for _, name := range s.names() {
 		p := s.maps[name]
 		if !p.fresh {
 			continue
+		}
+		if err := step("pin map " + name); err != nil {
+			return err
 		}
 		tmp, final := s.path(name+tmpSuffix), s.path(name)
 		if len(p.sources) > 0 {
@@ -154,11 +157,14 @@ func (s *mapSet) pin() error {
 
 // commit renames the pins of maps that replaced others into place. No program uses the old ones any
 // more; they go with their last pin.
-func (s *mapSet) commit() error {
+func (s *mapSet) commit(step stepFunc) error {
 	for _, name := range s.names() {
 		p := s.maps[name]
 		if len(p.sources) == 0 {
 			continue
+		}
+		if err := step("replace map " + name); err != nil {
+			return err
 		}
 		if err := os.Rename(s.path(name+newSuffix), s.path(name)); err != nil {
 			return fmt.Errorf("replace pin of map %s: %w", name, err)

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"time"
+
+	"github.com/cilium/ebpf"
 )
 
 // Options says where and how a Loader works.
@@ -26,7 +28,8 @@ type Options struct {
 
 	grace time.Duration // how long ids and slots rest; 0: defaultGrace
 	now   func() time.Time
-	step  stepFunc // called before each step that changes something; an error ends Open there
+	edit  func(*ebpf.CollectionSpec) // called with what is about to be loaded
+	step  stepFunc                   // called before each step that changes something; an error ends Open there
 }
 
 // AttachMode is a way to attach programs to an interface.
@@ -70,6 +73,9 @@ func (o Options) withDefaults() (_ Options, err error) {
 	}
 	if o.now == nil {
 		o.now = time.Now
+	}
+	if o.edit == nil {
+		o.edit = func(*ebpf.CollectionSpec) {}
 	}
 	if o.step == nil {
 		o.step = func(string) error { return nil }

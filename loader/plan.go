@@ -99,7 +99,7 @@ func (s *syncer) planMembers(c *change, want []netip.AddrPort) error {
 	}
 	if c.old != nil {
 		for _, m := range c.old.members {
-			if _, gone := stay[m.addr]; gone || c.old.unsound {
+			if _, gone := stay[m.addr]; gone {
 				c.removed = append(c.removed, m)
 			}
 		}
