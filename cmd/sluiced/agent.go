@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-net/sluice/cni"
+	cniserver "github.com/sluice-net/sluice/cni/server"
+	"github.com/sluice-net/sluice/loader"
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/api"
+	apiserver "github.com/sluice-net/sluice/registry/api/server"
+	"github.com/sluice-net/sluice/registry/etcd"
+)
+
+const (
+	// shutdownPatience bounds how long requests may go on after SIGTERM.
+	shutdownPatience = 5 * time.Second
+	readTimeout      = 30 * time.Second // of a request, header and body
+	idleTimeout      = 2 * time.Minute  // of a connection between requests
+	maxHeader        = 16 << 10         // bytes
+)
+
+// agent is everything that one node's sluiced runs, in the order in which it starts.
+type agent struct {
+	config *Config
+	log    *slog.Logger
+	node   registry.Node
+
+	loader  *loader.Loader // the kernel serves all along; this takes it over
+	store   *etcd.Store
+	catalog *registry.Catalog
+	cni     *cniserver.Server
+	settled atomic.Bool // the wires are as recorded
+}
+
+// runAgent runs until ctx ends. The kernel goes on serving afterwards.
+func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
+	lock, err := lockState(c.Paths.State)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	a := &agent{config: c, log: log, catalog: registry.NewCatalog()}
+	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.open(ctx); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	// The maps follow the registry until the last request is done, which may wait for them.
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return ended(following, a.loader.Run(following, a.store, a.catalog)) })
+	group.Go(func() error {
+		defer stop()
+		return a.serve(ctx)
+	})
+	group.Go(func() error { return a.serveMetrics(ctx) })
+	return group.Wait()
+}
+
+// ended turns the error of something that ended because it was told to into none.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// open takes over what a former agent left, in the kernel and on disk.
+func (a *agent) open(ctx context.Context) (err error) {
+	c := a.config
+	if err := os.MkdirAll(c.Paths.Run, 0o700); err != nil {
+		return fmt.Errorf("make paths.run: %w", err)
+	}
+	if a.node, err = c.node(); err != nil {
+		return err
+	}
+	if a.loader, err = openLoader(c, a.log); err != nil {
+		return err
+	}
+	a.store, err = etcd.Open(ctx, etcd.Options{
+		Dir:          filepath.Join(c.Paths.State, "registry"),
+		Run:          c.Paths.Run,
+		ServiceCIDRs: c.Services.CIDRs,
+		Logger:       a.log.With("part", "registry"),
+	})
+	if err != nil {
+		return err
+	}
+	a.cni, err = cniserver.New(cniserver.Options{
+		Node:      c.Node.Name,
+		Prefixes:  c.Containers.CIDRs,
+		Keep:      a.node.Addresses,
+		MTU:       c.Containers.MTU,
+		State:     filepath.Join(c.Paths.State, "attachments"),
+		Spool:     filepath.Join(c.Paths.Run, "spool"),
+		Dataplane: dataplane{a.loader},
+		Registry:  endpoints{a.store, a.loader, c.Node.Name},
+		Logger:    a.log.With("part", "cni"),
+	})
+	return err
+}
+
+func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
+	if err := mountBPFFS(c.Paths.BPFFS); err != nil {
+		return nil, err
+	}
+	cgroup, err := cgroupDir(c.Paths.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	return loader.Open(loader.Options{
+		BPFFS:             c.Paths.BPFFS,
+		Cgroup:            cgroup,
+		SocketTranslation: c.Datapath.SocketTranslation,
+		Sizes:             loader.DefaultSizes().Scale(c.Datapath.MapScale),
+		Logger:            log.With("part", "loader"),
+	})
+}
+
+// node is this machine as the registry knows it.
+func (c *Config) node() (registry.Node, error) {
+	n := registry.Node{Name: c.Node.Name, Zone: c.Node.Zone, Addresses: c.Node.Addresses}
+	if len(n.Addresses) > 0 {
+		return n, nil
+	}
+	var err error
+	n.Addresses, err = nodeAddresses()
+	return n, err
+}
+
+// close lets go of all that was opened.
+func (a *agent) close() error {
+	var errs []error
+	if a.cni != nil {
+		errs = append(errs, a.cni.Close())
+	}
+	if a.loader != nil {
+		errs = append(errs, a.loader.Close())
+	}
+	if a.store != nil {
+		errs = append(errs, a.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// serve settles what happened while no agent was there, and then answers sluice-cni and sluice.
+func (a *agent) serve(ctx context.Context) error {
+	rev, err := a.store.PutNode(ctx, a.node)
+	if err == nil {
+		err = settledFor(ctx, a.loader, rev) // the first snapshot has arrived, and is in the maps
+	}
+	if err == nil {
+		err = a.cni.Settle(ctx)
+	}
+	if err != nil {
+		return ended(ctx, err)
+	}
+	a.settled.Store(true)
+	l, err := listenSocket(a.config.Socket(), a.log)
+	if err != nil {
+		return err
+	}
+	a.log.Info("ready", "node", a.node.Name, "socket", a.config.Socket(), "version", version)
+	if err := notify("READY=1"); err != nil {
+		a.log.Warn("systemd was not told", "error", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/cni/", a.cni.Handler())
+	mux.Handle("/v1/", apiserver.New(apiserver.Options{
+		Store:   a.store,
+		Catalog: a.catalog,
+		Agent:   a,
+		Version: api.Version{Version: version, Node: a.node.Name},
+		Logger:  a.log.With("part", "api"),
+	}))
+	err = serveHTTP(ctx, l, mux, a.log)
+	return errors.Join(err, os.Remove(a.config.Socket()))
+}
+
+// serveHTTP answers requests until ctx ends, and then lets those under way finish.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	s := &http.Server{
+		Handler:           h,
+		ReadTimeout:       readTimeout,
+		ReadHeaderTimeout: readTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownPatience)
+	defer cancel()
+	if err := s.Shutdown(patience); err != nil {
+		log.Warn("requests were cut off", "address", l.Addr().String(), "error", err)
+		s.Close()
+	}
+	return nil
+}
+
+// detachNode takes programs, pins and containers' interfaces off the node.
+func detachNode(c *Config, log *slog.Logger) error {
+	lock, err := lockState(c.Paths.State)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := loader.Detach(c.Paths.BPFFS); err != nil {
+		return err
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	removed := 0
+	for _, link := range links {
+		name := link.Attrs().Name
+		if link.Type() != "veth" || !cni.IsHostInterface(name) {
+			continue
+		}
+		if err := netlink.LinkDel(link); err != nil {
+			return fmt.Errorf("delete %s: %w", name, err)
+		}
+		removed++
+	}
+	log.Info("detached", "interfaces", removed)
+	return nil
+}

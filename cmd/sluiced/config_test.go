@@ -1,0 +1,123 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// TestConfigErrors compares what is said of each wrong file in testdata/errors with the .golden
+// file beside it. UPDATE=1 writes them anew.
+func TestConfigErrors(t *testing.T) {
+	files, err := filepath.Glob("testdata/errors/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("find wrong configs: %v, %d files", err, len(files))
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		t.Run(name, func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = parseConfig(filepath.Base(file), data)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
+			got := err.Error() + "\n"
+			if os.Getenv("UPDATE") != "" {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got:\n%swant:\n%s", got, want)
+			}
+		})
+	}
+}
+
+func TestConfigEveryKey(t *testing.T) {
+	c, err := parseConfig("f", []byte(`
+node:       {name: n1, zone: z1, addresses: [192.0.2.1, "2001:db8::1"]}
+paths:      {state: /s/, run: /r, bpffs: /sys/fs/bpf/b, cgroup: /c}
+registry:   {embedded: {}}
+containers: {cidrs: [10.1.0.0/24], mtu: 1400}
+services:   {cidrs: ["fd00::/112"]}
+datapath:   {socketTranslation: false, mapScale: 2}
+metrics:    {listen: "[::1]:1"}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{}
+	want.Node.Name, want.Node.Zone = "n1", "z1"
+	want.Node.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	want.Paths.State, want.Paths.Run = "/s", "/r"
+	want.Paths.BPFFS, want.Paths.Cgroup = "/sys/fs/bpf/b", "/c"
+	want.Containers.CIDRs, want.Containers.MTU = prefixes("10.1.0.0/24"), 1400
+	want.Services.CIDRs = prefixes("fd00::/112")
+	want.Datapath.MapScale = 2
+	want.Metrics.Listen = "[::1]:1"
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got %+v, want %+v", c, want)
+	}
+}
+
+// TestConfigDefaults: nothing given, and nothing given at length, mean the defaults, and those are
+// valid.
+func TestConfigDefaults(t *testing.T) {
+	for _, text := range []string{"", "# nothing\n", "---\n", "node:\npaths: {state: }\n", "{}"} {
+		c, err := parseConfig("f", []byte(text))
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if !reflect.DeepEqual(c, defaults()) {
+			t.Errorf("%q: got %+v, want the defaults", text, c)
+		}
+	}
+}
+
+func TestConfigExample(t *testing.T) {
+	if _, err := loadConfig("../../deploy/sluiced.yaml"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FuzzConfig: no file makes the parser crash, and what it accepts is valid: its
+// ranges are apart.
+func FuzzConfig(f *testing.F) {
+	files, _ := filepath.Glob("testdata/errors/*.yaml")
+	for _, file := range append(files, "../../deploy/sluiced.yaml") {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := parseConfig("f", data)
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "f:") {
+				t.Errorf("error does not name the file: %v", err)
+			}
+			return
+		}
+		all := append(append([]netip.Prefix{}, c.Containers.CIDRs...), c.Services.CIDRs...)
+		for i, p := range all {
+			for _, q := range all[:i] {
+				if p.Overlaps(q) {
+					t.Errorf("%s overlaps %s", p, q)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-net/sluice/loader"
+	"github.com/sluice-net/sluice/registry/api"
+)
+
+// Status implements the API's Agent.
+func (a *agent) Status(ctx context.Context) api.Status {
+	s := api.Status{
+		Node:     a.node.Name,
+		Version:  version,
+		Kernel:   kernel(),
+		Attach:   string(a.loader.AttachMode()),
+		Revision: a.loader.Revision(),
+		Conditions: []api.Condition{
+			condition("registry", a.store.Health(ctx)),
+			condition("maps", a.synced(ctx)),
+			a.wired(),
+		},
+		Ready: true,
+	}
+	for _, c := range s.Conditions {
+		s.Ready = s.Ready && c.OK
+	}
+	s.Counts = a.counts()
+	maps, err := a.loader.Maps()
+	if err != nil {
+		a.log.Warn("read the maps' fill", "error", err)
+	}
+	for _, m := range maps {
+		s.Maps = append(s.Maps, api.Map{Name: m.Name, Entries: m.Entries, Limit: m.Limit, Bytes: m.Bytes})
+	}
+	s.Pools = a.pools(ctx)
+	return s
+}
+
+func condition(name string, err error) api.Condition {
+	if err != nil {
+		return api.Condition{Name: name, Message: err.Error()}
+	}
+	return api.Condition{Name: name, OK: true}
+}
+
+// synced tells whether the maps reflect the registry.
+func (a *agent) synced(ctx context.Context) error {
+	revision := a.loader.Revision()
+	if revision == 0 {
+		return errors.New("the registry has not told its contents yet")
+	}
+	return a.loader.Wait(ctx, revision)
+}
+
+// wired tells whether ADD would work.
+func (a *agent) wired() api.Condition {
+	if !a.settled.Load() {
+		return condition("containers", errors.New("what happened while the agent was away is being settled"))
+	}
+	return condition("containers", nil)
+}
+
+func (a *agent) counts() api.Counts {
+	c := api.Counts{Services: len(a.catalog.Services()), Containers: len(a.loader.Interfaces())}
+	c.Endpoints = len(a.catalog.Endpoints())
+	for _, f := range a.catalog.Frontends() {
+		c.Backends += len(f.Backends)
+	}
+	return c
+}
+
+func (a *agent) pools(ctx context.Context) []api.Pool {
+	var pools []api.Pool
+	for _, u := range a.cni.Usage() {
+		pools = append(pools, api.Pool{Use: "containers", CIDR: u.Prefix, Used: u.Used, Size: u.Limit})
+	}
+	services, err := a.store.Pools(ctx)
+	if err != nil {
+		a.log.Warn("read the use of the services' ranges", "error", err)
+	}
+	for _, u := range services {
+		pools = append(pools, api.Pool{Use: "services", CIDR: u.CIDR, Used: uint64(u.Used), Size: u.Size})
+	}
+	return pools
+}
+
+// Check implements the API's Agent.
+func (a *agent) Check(context.Context) (api.CheckResult, error) {
+	counts := a.counts()
+	r := api.CheckResult{Services: counts.Services, Backends: counts.Backends, Containers: counts.Containers}
+	differences, err := a.loader.Check()
+	if err != nil {
+		return r, fmt.Errorf("check: %w", err)
+	}
+	for _, d := range differences {
+		r.Differences = append(r.Differences, api.Difference(d))
+	}
+	return r, nil
+}
+
+// WaitSynced implements the API's Agent.
+func (a *agent) WaitSynced(ctx context.Context, revision int64) error {
+	return a.loader.Wait(ctx, revision)
+}
+
+// settledFor waits for a revision, and takes maps that are full for a success: what found no room is
+// told by status and metrics, and must not keep containers from coming and going.
+func settledFor(ctx context.Context, l *loader.Loader, revision int64) error {
+	if err := l.Wait(ctx, revision); err != nil && !errors.Is(err, loader.ErrIncomplete) {
+		return err
+	}
+	return nil
+}
+
+// kernel returns what uname -r prints.
+func kernel() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
