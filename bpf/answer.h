@@ -197,12 +197,14 @@ static __always_inline int answer_ip(struct __sk_buff *skb, const struct packet 
 static __noinline int refuse_tcp(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct tcphdr th;
-	__u32 l4 = pkt->l4 & MAX_L4_OFFSET, len = skb->len - l4, sum;
+	__u32 l4 = pkt->l4 & MAX_L4_OFFSET, len = pkt->l4_len, sum;
 
-	if (pkt->tcp_flags & TCP_RST)
-		return TC_ACT_SHOT;
-	if (bpf_skb_load_bytes(skb, l4, &th, sizeof(th)) || len < th.doff * 4)
+	if (bpf_skb_load_bytes(skb, l4, &th, sizeof(th)))
 		goto drop;
+	if (th.doff * 4 < sizeof(th) || len < th.doff * 4) {
+		COUNT(drop_malformed);
+		return TC_ACT_SHOT;
+	}
 	if (th.ack) {
 		th.seq = th.ack_seq;
 		th.ack_seq = 0;
@@ -253,6 +255,8 @@ static __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *pkt)
 	__u32 quote = (pkt->l4 & MAX_L4_OFFSET) - ETH_HLEN + QUOTED_TRANSPORT, header, sum = 0;
 	struct unreachable msg = {};
 
+	if (pkt->l4_len < QUOTED_TRANSPORT)
+		quote -= QUOTED_TRANSPORT - pkt->l4_len;
 	if (quote > QUOTE_MAX)
 		quote = QUOTE_MAX;
 	/*
@@ -315,9 +319,18 @@ drop:
 	return TC_ACT_SHOT;
 }
 
-/* Tells the sender of a packet to a VIP that nothing serves it. */
+/*
+ * Tells the sender of a packet to a VIP that nothing serves it. Nothing is said about a reset
+ * (RFC 9293, 3.10.7.1), nor about a fragment that is not the first (RFC 1122, 3.2.2); and no
+ * stack cuts a TCP segment to pieces.
+ */
 static __always_inline int refuse(struct __sk_buff *skb, struct packet *pkt)
 {
+	if (pkt->fragment == FRAGMENT_LATER ||
+	    (pkt->tuple.proto == IPPROTO_TCP && (pkt->fragment || pkt->tcp_flags & TCP_RST))) {
+		COUNT(drop_refused);
+		return TC_ACT_SHOT;
+	}
 	if (pkt->tuple.proto == IPPROTO_TCP)
 		return refuse_tcp(skb, pkt);
 	return refuse_icmp(skb, pkt);

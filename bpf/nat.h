@@ -104,7 +104,7 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 from_ports = port_word(pkt->tuple.sport, pkt->tuple.dport);
 	__u32 to_ports = port_word(to->sport, to->dport);
-	__u32 l4 = pkt->l4 & MAX_L4_OFFSET, len, check, flags = 0;
+	__u32 l4 = pkt->l4 & MAX_L4_OFFSET, check, flags = 0;
 	__u64 sum;
 
 	if (pkt->v6) {
@@ -116,7 +116,6 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		      sum_words((const __u32 *)&pkt->tuple.daddr, (const __u32 *)&to->daddr, 4);
 		__builtin_memcpy(&ip->saddr, &to->saddr, 16);
 		__builtin_memcpy(&ip->daddr, &to->daddr, 16);
-		len = bpf_ntohs(ip->payload_len) + ETH_HLEN + sizeof(*ip) - l4;
 	} else {
 		struct iphdr *ip = data + ETH_HLEN;
 		__be32 from[2], into[2];
@@ -131,7 +130,6 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		ip->saddr = into[0];
 		ip->daddr = into[1];
 		ip->check = ~fold16((__u64)(__u16)~ip->check + fold16(sum));
-		len = bpf_ntohs(ip->tot_len) + ETH_HLEN - l4;
 	}
 	if (pkt->fragment == FRAGMENT_LATER)
 		return 0;
@@ -158,7 +156,7 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		/* The CRC is the whole datagram's, of which a fragment does not know the length. */
 		if (pkt->fragment != FRAGMENT_NONE)
 			return -1;
-		return sctp_ports_replace(skb, l4, from_ports, to_ports, len);
+		return sctp_ports_replace(skb, l4, from_ports, to_ports, pkt->l4_len);
 	default:
 		return -1;
 	}

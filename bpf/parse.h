@@ -43,6 +43,7 @@
 #define ICMP6_UNREACHABLE_PORT 4
 #define ICMP6_INFORMATIONAL    128 /* and above: no errors */
 
+#define UDP_HLEN  8
 #define SCTP_HLEN 12
 
 #define TCP_FIN 0x01
@@ -79,7 +80,7 @@ struct packet {
 	__u8 fragment;	/* enum fragment */
 	__u8 tcp_flags; /* TCP_FIN ...; SCTP: TCP_SYN when it begins an association */
 	__u8 icmp_type;
-	__u8 pad[2];
+	__u16 l4_len; /* bytes from l4 to the end that the IP header gives; at most 65535 */
 };
 
 static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
@@ -144,7 +145,7 @@ static __noinline int skip_extensions(struct __sk_buff *skb, struct packet *pkt,
 	} ext;
 	int i;
 
-	for (i = 0; i < MAX_EXTENSIONS; i++) {
+	for (i = 0; i <= MAX_EXTENSIONS; i++) {
 		if (nexthdr != NEXTHDR_HOP && nexthdr != NEXTHDR_ROUTING &&
 		    nexthdr != NEXTHDR_DEST && nexthdr != NEXTHDR_MOBILITY &&
 		    nexthdr != NEXTHDR_AUTH && nexthdr != NEXTHDR_FRAGMENT) {
@@ -190,7 +191,8 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 			return PARSED_IP;
 		if (pkt->fragment == FRAGMENT_LATER)
 			return PARSED_IP;
-		if (bpf_skb_load_bytes(skb, pkt->l4, &pkt->icmp_type, 1))
+		if (pkt->l4_len < ICMP_HLEN ||
+		    bpf_skb_load_bytes(skb, pkt->l4, &pkt->icmp_type, 1))
 			return PARSED_MALFORMED;
 		return PARSED_ICMP;
 	}
@@ -207,22 +209,29 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	ports = data + l4;
-	if ((void *)ports + 8 > end)
+	if ((void *)ports + UDP_HLEN > end || pkt->l4_len < UDP_HLEN)
 		return PARSED_MALFORMED;
 	pkt->tuple.sport = bpf_ntohs(ports[0]);
 	pkt->tuple.dport = bpf_ntohs(ports[1]);
 	if (proto == IPPROTO_TCP) {
-		if ((void *)ports + sizeof(struct tcphdr) > end)
+		if ((void *)ports + sizeof(struct tcphdr) > end ||
+		    pkt->l4_len < sizeof(struct tcphdr))
 			return PARSED_MALFORMED;
 		pkt->tcp_flags = *((__u8 *)ports + 13);
 	} else if (proto == IPPROTO_SCTP) {
-		if ((void *)ports + SCTP_HLEN > end)
+		if ((void *)ports + SCTP_HLEN > end || pkt->l4_len < SCTP_HLEN)
 			return PARSED_MALFORMED;
 		/* Only an INIT has verification tag 0 (RFC 9260, 8.5.1). */
 		if (!((__be32 *)ports)[1])
 			pkt->tcp_flags = TCP_SYN;
 	}
 	return PARSED_TRANSPORT;
+}
+
+/* What l4_len is for an IP packet that ends at the frame's byte end. */
+static __always_inline __u16 l4_length(__u32 end, __u32 l4)
+{
+	return end - l4 > 0xffff ? 0xffff : end - l4;
 }
 
 static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *pkt)
@@ -235,14 +244,16 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 		return PARSED_MALFORMED;
 	hlen = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
-	/* A total of 0 is a GSO packet of more than 64 KiB (BIG TCP, Linux 6.3). */
-	if (ip->version != 4 || hlen < sizeof(*ip) || (total && total < hlen) ||
-	    ETH_HLEN + total > skb->len)
+	/* A GSO packet of more than 64 KiB says 0 (BIG TCP, Linux 6.3). */
+	if (!total && skb->len > 0xffff)
+		total = skb->len - ETH_HLEN;
+	if (ip->version != 4 || hlen < sizeof(*ip) || total < hlen || ETH_HLEN + total > skb->len)
 		return PARSED_MALFORMED;
 	addr_from_v4(&pkt->tuple.saddr, ip->saddr);
 	addr_from_v4(&pkt->tuple.daddr, ip->daddr);
 	pkt->tuple.proto = ip->protocol;
 	pkt->l4 = ETH_HLEN + hlen;
+	pkt->l4_len = l4_length(ETH_HLEN + total, pkt->l4);
 	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) {
 		pkt->fragment = ip->frag_off & bpf_htons(IP_OFFSET) ? FRAGMENT_LATER
 								     : FRAGMENT_FIRST;
@@ -257,12 +268,16 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_HLEN;
+	__u32 length;
 	int proto;
 
 	if ((void *)(ip + 1) > end)
 		return PARSED_MALFORMED;
-	if (ip->version != 6 ||
-	    ETH_HLEN + sizeof(*ip) + bpf_ntohs(ip->payload_len) > skb->len)
+	length = ETH_HLEN + sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	/* A GSO packet of more than 64 KiB says 0 (BIG TCP, Linux 5.19). */
+	if (!ip->payload_len && skb->len > 0xffff)
+		length = skb->len;
+	if (ip->version != 6 || length > skb->len)
 		return PARSED_MALFORMED;
 	addr_from_v6(&pkt->tuple.saddr, &ip->saddr);
 	addr_from_v6(&pkt->tuple.daddr, &ip->daddr);
@@ -276,8 +291,11 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 		proto = skip_extensions(skb, pkt, proto);
 		if (proto < 0)
 			return proto == -1 ? PARSED_MALFORMED : PARSED_EXTENSIONS;
+		if (pkt->l4 > length)
+			return PARSED_MALFORMED;
 		pull(skb, pkt->l4 + sizeof(struct tcphdr));
 	}
+	pkt->l4_len = l4_length(length, pkt->l4);
 	pkt->tuple.proto = proto;
 	return parse_transport(skb, pkt);
 }

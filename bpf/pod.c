@@ -97,12 +97,13 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *pk
  * Completes a fragment's tuple: a first fragment tells its ports, a later one asks for them.
  * Returns 0, or -1 when the first was not seen.
  */
-static __noinline int fragment_ports(struct packet *pkt)
+static __noinline int fragment_ports(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct frag_key key = {
 		.saddr = pkt->tuple.saddr,
 		.daddr = pkt->tuple.daddr,
 		.id = pkt->frag_id,
+		.ifindex = skb->ifindex,
 		.proto = pkt->tuple.proto,
 	};
 	struct frag ports = { .sport = pkt->tuple.sport, .dport = pkt->tuple.dport };
@@ -136,7 +137,10 @@ static __always_inline int drop_foreign(const struct packet *pkt)
 {
 	const __u32 *w = (const __u32 *)&pkt->tuple.saddr;
 	bool unspecified = !w[0] && !w[1] && !w[3] && (!w[2] || w[2] == bpf_htonl(0xffff));
-	bool link_local = (w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+	/* fe80::/10 and 169.254.0.0/16 */
+	bool link_local = (w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
+			  (addr_is_v4(&pkt->tuple.saddr) &&
+			   (w[3] & bpf_htonl(0xffff0000)) == bpf_htonl(0xa9fe0000));
 
 	/* DHCP, router solicitations, multicast reports: every container says them at its start. */
 	if (unspecified || link_local)
@@ -329,10 +333,8 @@ static __noinline int from_pod_other(struct __sk_buff *skb, struct packet *pkt, 
 		return deliver(skb, dst->ifindex, dst->mac);
 	if (!is_vip(&pkt->tuple.daddr))
 		return PASS;
-	/* No error about an error (RFC 1122, 3.2.2), nor about a later fragment. */
-	if (error || pkt->fragment == FRAGMENT_LATER)
-		return DROP(drop_link_local);
-	return REFUSE;
+	/* No error about an error (RFC 1122, 3.2.2). */
+	return error ? DROP(drop_refused) : REFUSE;
 }
 
 SEC("tc")
@@ -345,7 +347,7 @@ int from_pod(struct __sk_buff *skb)
 
 	switch (parse(skb, &pkt)) {
 	case PARSED_TRANSPORT:
-		if (pkt.fragment && fragment_ports(&pkt))
+		if (pkt.fragment && fragment_ports(skb, &pkt))
 			return DROP(drop_fragment);
 		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
 		if (flow && flow->in_ifindex == skb->ifindex && sent_by(skb, flow->in_mac) &&
@@ -388,7 +390,7 @@ int to_pod(struct __sk_buff *skb)
 
 	switch (parse(skb, &pkt)) {
 	case PARSED_TRANSPORT:
-		if (pkt.fragment && fragment_ports(&pkt))
+		if (pkt.fragment && fragment_ports(skb, &pkt))
 			return DROP(drop_fragment);
 		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
 		if (!flow || !flow_holds(&pkt, flow)) {

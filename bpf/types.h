@@ -140,6 +140,7 @@ struct frag_key {
 	struct addr saddr;
 	struct addr daddr;
 	__u32 id;   /* IPv4: 16 bits of identification, IPv6: 32; as on the wire */
+	__u32 ifindex; /* where it was seen: no container may speak for another's datagrams */
 	__u8 proto; /* IPPROTO_* */
 	__u8 pad[3];
 };
@@ -177,6 +178,7 @@ struct counters {
 	__u64 drop_flows_full;  /* flows took no new entry */
 	__u64 drop_extensions;  /* more IPv6 extension headers than are followed */
 	__u64 drop_rewrite;     /* the kernel refused to change or answer the packet: no memory */
+	__u64 drop_refused;     /* refused, and of a kind that gets no answer: reset, error, fragment */
 };
 
 #endif

@@ -62,6 +62,7 @@ type sockCounters struct {
 	DropFlowsFull  uint64
 	DropExtensions uint64
 	DropRewrite    uint64
+	DropRefused    uint64
 }
 
 type sockEndpoint struct {
@@ -109,12 +110,13 @@ type sockFrag struct {
 }
 
 type sockFragKey struct {
-	_     structs.HostLayout
-	Saddr sockAddr
-	Daddr sockAddr
-	Id    uint32
-	Proto uint8
-	Pad   [3]uint8
+	_       structs.HostLayout
+	Saddr   sockAddr
+	Daddr   sockAddr
+	Id      uint32
+	Ifindex uint32
+	Proto   uint8
+	Pad     [3]uint8
 }
 
 type sockService struct {
