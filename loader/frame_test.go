@@ -116,7 +116,7 @@ type frame struct {
 
 func parseEndpoint(s string) (name string, port uint16) {
 	name, p, found := strings.Cut(s, ":")
-	if !found {
+	if !found || strings.Contains(p, ":") {
 		return s, 0
 	}
 	n, err := strconv.ParseUint(p, 10, 16)

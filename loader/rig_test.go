@@ -157,7 +157,7 @@ func (r *rig) run(hook string, in []byte) (verdict, []byte) {
 	}
 	ret, err := prog.Run(&opts)
 	if err != nil {
-		r.t.Fatalf("run %s on %x: %v", hook, in, err)
+		r.t.Fatalf("run %s on %d bytes: %v", hook, len(in), err)
 	}
 	return verdict(ret), opts.DataOut
 }
