@@ -275,6 +275,13 @@ func (l *Loader) checkCgroup(d *differences) error {
 
 // checkPins compares the pinned maps with those that are in use.
 func (l *Loader) checkPins(d *differences) error {
+	stale, err := staleLinks(l.linksDir())
+	if err != nil {
+		return err
+	}
+	for _, pin := range stale {
+		d.add("pin "+filepath.Base(pin), "was left behind")
+	}
 	for _, name := range l.maps.names() {
 		for _, pin := range []string{name + newSuffix, name + tmpSuffix} {
 			if _, err := os.Stat(l.maps.path(pin)); err == nil {

@@ -92,7 +92,7 @@ func (c clsact) detach(name string, index int) error {
 // strays returns the interfaces, by index and name, that have one of our filters but are not among
 // those that should.
 func (c clsact) strays(names map[int]string, wanted func(name string) bool) (map[int]string, error) {
-	qdiscs, err := netlink.QdiscList(nil)
+	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(nil) })
 	if err != nil {
 		return nil, fmt.Errorf("list qdiscs: %w", err)
 	}
@@ -119,7 +119,7 @@ func (c clsact) strays(names map[int]string, wanted func(name string) bool) (map
 // find returns the interface's filter that f names, or nil, and how many others stand beside it.
 func (c clsact) find(f *netlink.BpfFilter) (mine *netlink.BpfFilter, others int, err error) {
 	device := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: f.LinkIndex}}
-	filters, err := netlink.FilterList(device, f.Parent)
+	filters, err := dump(func() ([]netlink.Filter, error) { return netlink.FilterList(device, f.Parent) })
 	if err != nil {
 		return nil, 0, err
 	}

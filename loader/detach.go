@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Detach removes what is pinned under a bpffs directory, and what is attached through it, without
@@ -41,9 +42,38 @@ func detach(bpffs string) error {
 			return err
 		}
 	}
-	// A bpf filesystem frees a map with its last reference, so removing the pins is enough.
-	if err := os.RemoveAll(bpffs); err != nil {
-		return fmt.Errorf("remove pins: %w", err)
+	return removePins(bpffs)
+}
+
+// removePins removes what this package pins, and the directories if nothing else is in them. Maps and
+// links go with their last pin.
+func removePins(bpffs string) error {
+	spec, err := loadSock()
+	if err != nil {
+		return err
+	}
+	links := filepath.Join(bpffs, "links")
+	stale, err := staleLinks(links)
+	if err != nil {
+		return err
+	}
+	for _, pin := range stale {
+		if err := removeLink(pin); err != nil {
+			return err
+		}
+	}
+	for name := range pinnedSpecs(spec) {
+		for _, suffix := range []string{"", newSuffix, tmpSuffix} {
+			if err := removePin(filepath.Join(bpffs, name+suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, dir := range []string{links, bpffs} {
+		err := removePin(dir)
+		if err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
+			return err
+		}
 	}
 	return nil
 }

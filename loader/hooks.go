@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 )
 
 // hooks is a way to run from_pod on what comes out of a container's interface and to_pod on what goes
@@ -28,4 +29,28 @@ func programID(p *ebpf.Program) (ebpf.ProgramID, error) {
 		return 0, errors.New("read program: the kernel tells no id")
 	}
 	return id, nil
+}
+
+// dump calls list again when something changed while the kernel was listing: the list would lack
+// some of what was there all along.
+func dump[T any](list func() ([]T, error)) (found []T, err error) {
+	for range 100 {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return found, err
+}
+
+// interfaceNames returns the interfaces of this network namespace by index.
+func interfaceNames() (map[int]string, error) {
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	names := make(map[int]string, len(links))
+	for _, link := range links {
+		names[link.Attrs().Index] = link.Attrs().Name
+	}
+	return names, nil
 }

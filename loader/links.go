@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -37,8 +38,8 @@ func updateLink(pin string, prog *ebpf.Program) error {
 // pinLink pins a link; a pin that is there already goes, and with it the link that it held.
 func pinLink(l link.Link, pin string) error {
 	tmp := pin + tmpSuffix
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove stale pin: %w", err)
+	if err := removePin(tmp); err != nil {
+		return err
 	}
 	if err := l.Pin(tmp); err != nil {
 		return fmt.Errorf("pin link %s: %w", pin, err)
@@ -47,6 +48,16 @@ func pinLink(l link.Link, pin string) error {
 		return fmt.Errorf("pin link %s: %w", pin, err)
 	}
 	return nil
+}
+
+// staleLinks returns the pins that a process left which died in pinLink. Each holds a link whose
+// program runs beside the one that belongs there.
+func staleLinks(dir string) ([]string, error) {
+	stale, err := filepath.Glob(filepath.Join(dir, "*"+tmpSuffix))
+	if err != nil {
+		return nil, fmt.Errorf("list pinned links: %w", err)
+	}
+	return stale, nil
 }
 
 // removeLink detaches a pinned link and removes the pin. One that is not there is no error.
@@ -58,12 +69,10 @@ func removeLink(pin string) error {
 	if err != nil {
 		return fmt.Errorf("open pinned link %s: %w", pin, err)
 	}
-	// The last reference ends the link: there is no need to detach what is about to go.
+	// The kernel ends a link with its last reference. With the pin that would happen some time
+	// later; closing the descriptor waits for it.
 	defer l.Close()
-	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove pinned link: %w", err)
-	}
-	return nil
+	return removePin(pin)
 }
 
 // linkInfo returns what a pinned link is attached to and which program it runs.

@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/sluice-net/sluice/registry"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -175,10 +175,8 @@ func (l *Loader) restore() error {
 	if err != nil {
 		return err
 	}
-	// An RCU grace period: programs that began before it are over. They may have been reading what
-	// the predecessor let go of in its last moment.
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
-		return fmt.Errorf("wait for running programs: %w", errno)
+	if err := waitForPrograms(); err != nil {
+		return err
 	}
 	l.syncer = newSyncer(tables, l.o.Sizes, l.o.grace, l.o.now)
 	entries := map[serviceKey]service{}
@@ -195,8 +193,28 @@ func (l *Loader) restore() error {
 	return l.restoreEndpoints()
 }
 
-// membarrierGlobal is MEMBARRIER_CMD_GLOBAL: the system call returns after an RCU grace period.
-const membarrierGlobal = 1
+// waitForPrograms returns when every program that runs now is over: they may be reading what a
+// predecessor let go of in its last moment. The kernel waits so (an RCU grace period) after each
+// write to a map of maps. membarrier(2) would wait as well, but not on a machine with nohz_full.
+func waitForPrograms() error {
+	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
+	outer, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner,
+	})
+	if err != nil {
+		return fmt.Errorf("wait for running programs: %w", err)
+	}
+	defer outer.Close()
+	m, err := ebpf.NewMap(inner)
+	if err != nil {
+		return fmt.Errorf("wait for running programs: %w", err)
+	}
+	defer m.Close()
+	if err := outer.Put(uint32(0), m); err != nil {
+		return fmt.Errorf("wait for running programs: %w", err)
+	}
+	return nil
+}
 
 func (l *Loader) restoreEndpoints() error {
 	names, err := interfaceNames()
@@ -224,21 +242,17 @@ func (l *Loader) restoreEndpoints() error {
 	return nil
 }
 
-// interfaceNames returns the interfaces of this network namespace by index.
-func interfaceNames() (map[int]string, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	names := make(map[int]string, len(links))
-	for _, link := range links {
-		names[link.Attrs().Index] = link.Attrs().Name
-	}
-	return names, nil
-}
-
 // attachAll makes cgroup and interfaces run the new programs.
 func (l *Loader) attachAll() error {
+	stale, err := staleLinks(l.linksDir())
+	if err != nil {
+		return err
+	}
+	for _, pin := range stale {
+		if err := removeLink(pin); err != nil {
+			return err
+		}
+	}
 	for _, w := range l.endpoints.list() {
 		if err := l.o.step("attach " + w.Name); err != nil {
 			return err

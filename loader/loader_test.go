@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/sluice-net/sluice/registry"
 	"github.com/vishvananda/netlink"
 )
@@ -315,8 +316,27 @@ func TestStrays(t *testing.T) {
 		if err := l.hooks.attach(i.Name, i.Index, l.programs); err != nil {
 			t.Fatal(err)
 		}
+		// And one that died between pinning a link and giving the pin its name.
+		again, err := link.AttachCgroup(link.CgroupOptions{
+			Path: n.cgroup, Attach: ebpf.AttachCGroupInet4Connect, Program: l.programs.sock["sock_connect4"],
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Pin(filepath.Join(l.linksDir(), "sock_connect4"+tmpSuffix)); err != nil {
+			t.Fatal(err)
+		}
+		again.Close()
+		flows, err := l.maps.get("flows").Clone()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer flows.Close()
+		if err := flows.Pin(l.maps.path("flows" + tmpSuffix)); err != nil {
+			t.Fatal(err)
+		}
 		diffs, err := l.Check()
-		if err != nil || len(diffs) != 1 || diffs[0].Object != "interface "+i.Name {
+		if err != nil || len(diffs) != 3 || diffs[0].Object != "interface "+i.Name {
 			t.Errorf("check finds %v, %v", diffs, err)
 		}
 		l.Close()

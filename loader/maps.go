@@ -131,18 +131,18 @@ func (s *mapSet) replacing() bool {
 func (s *mapSet) pin(step stepFunc) error {
 	for _, name := range s.names() {
 		p := s.maps[name]
+		tmp, final := s.path(name+tmpSuffix), s.path(name)
+		if err := removePin(tmp); err != nil {
+			return err
+		}
 		if !p.fresh {
 			continue
 		}
 		if err := step("pin map " + name); err != nil {
 			return err
 		}
-		tmp, final := s.path(name+tmpSuffix), s.path(name)
 		if len(p.sources) > 0 {
 			final = s.path(name + newSuffix)
-		}
-		if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove stale pin: %w", err)
 		}
 		if err := p.m.Pin(tmp); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
@@ -173,6 +173,14 @@ func (s *mapSet) commit(step stepFunc) error {
 			m.Close()
 		}
 		p.sources, p.names = nil, nil
+	}
+	return nil
+}
+
+// removePin removes a pin; one that is not there is no error.
+func removePin(pin string) error {
+	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pin: %w", err)
 	}
 	return nil
 }
