@@ -60,7 +60,7 @@ func writeForever(dir string) {
 func TestKill(t *testing.T) {
 	dir := runDir(t)
 	acknowledged := map[string]string{} // service: VIP, or "" when it is deleted
-	for round := range 12 {
+	for round := range 8 {
 		tried := killOnce(t, dir, acknowledged)
 		s, err := Open(t.Context(), Options{Dir: filepath.Join(dir, "etcd"), Run: dir})
 		if err != nil {

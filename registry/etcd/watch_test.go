@@ -1,10 +1,12 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -153,8 +155,8 @@ func TestFollowAfterCompaction(t *testing.T) {
 	defer cancel()
 	// The watcher has its snapshot but nobody takes it yet, so that its watch begins late.
 	batches := s.Watch(ctx)
-	_, rev := put(t, s, web("a"))
-	_, rev = put(t, s, web("b"))
+	put(t, s, web("a"))
+	_, rev := put(t, s, web("b"))
 	if _, err := s.client.Compact(t.Context(), rev); err != nil {
 		t.Fatal(err)
 	}
@@ -315,4 +317,38 @@ func TestDurable(t *testing.T) {
 		t.Errorf("after a restart: %+v at %d, want %+v at %d", again, rev2, svc, rev)
 	}
 	audit(t, s)
+}
+
+// TestDamagedData: files beyond repair are an error that names the directory, not the end of the
+// process.
+func TestDamagedData(t *testing.T) {
+	for _, pattern := range []string{"member/snap/db", "member/wal/*.wal"} {
+		o := Options{Dir: filepath.Join(t.TempDir(), "etcd"), Run: runDir(t), ServiceCIDRs: prefixes(t, defaultCIDRs...)}
+		s, err := Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, s, web("web"))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		files, err := filepath.Glob(filepath.Join(o.Dir, pattern))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%s: files %v, %v", pattern, files, err)
+		}
+		f, err := os.OpenFile(files[0], os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(bytes.Repeat([]byte{0x5a}, 12<<10), 0); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if s, err := Open(t.Context(), o); err == nil {
+			s.Close()
+			t.Errorf("%s: damaged, but opened", pattern)
+		} else if !contains(err, o.Dir) {
+			t.Errorf("%s: error %v does not name the directory", pattern, err)
+		}
+	}
 }
