@@ -6,9 +6,9 @@
 // replaces the programs in place and goes on from the maps as they are.
 package loader
 
-// The objects are committed, so that building takes no clang. They hold no path of the machine they
-// were made on: bpf2go maps the source directory away. MULTIARCH is what the kernel headers of the
-// build machine are filed under, `clang -print-multiarch`; see `make generate`.
+// The objects are committed, so that building takes no clang. They are the same wherever they are made:
+// bpf2go maps the source directory away, and of the two directories where Debian files the headers of
+// a machine's kernel, <asm/types.h> is the same.
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel sock ../bpf/sock.c -- -O2 -g -Wall -Werror -mcpu=v3 -I/usr/include/$MULTIARCH
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types pod ../bpf/pod.c -- -O2 -g -Wall -Werror -mcpu=v3 -I/usr/include/$MULTIARCH
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel sock ../bpf/sock.c -- -O2 -g -Wall -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types pod ../bpf/pod.c -- -O2 -g -Wall -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu

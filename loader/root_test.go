@@ -28,13 +28,13 @@ func smallSizes() Sizes {
 // node is a place for a Loader that nothing else sees: a network namespace, a bpf filesystem, and a
 // cgroup without processes.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	bpffs  string
 	cgroup string
 }
 
 // newNode makes a node. The test's goroutine stays in its network namespace.
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -58,7 +58,7 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-func newCgroup(t *testing.T) string {
+func newCgroup(t testing.TB) string {
 	t.Helper()
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 		var fs unix.Statfs_t
