@@ -100,6 +100,9 @@ func (r *rig) learnPort(p frame, out []byte) {
 	at := 14 + 20 + len(p.options)
 	if r.f.v6 {
 		at = 14 + 40
+		if p.cut != nil {
+			at += 8
+		}
 	}
 	if len(out) < at+2 {
 		return
@@ -270,7 +273,7 @@ func (r *rig) epoch(f sockFlow) (sum uint32) {
 }
 
 func (r *rig) who(a address, port uint16) string {
-	names := []string{"A", "B", "C", "N", "R", "X", "V", "W", "G", "L", "0", "M"}
+	names := []string{"A", "B", "C", "N", "R", "X", "V", "W", "H", "G", "L", "0", "M"}
 	ip := netip.AddrFrom16(a.Bytes).Unmap()
 	name := ip.String()
 	if i := slices.IndexFunc(names, func(n string) bool { return r.f.addr(n) == ip }); i >= 0 {

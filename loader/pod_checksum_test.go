@@ -1,0 +1,93 @@
+package loader
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"testing"
+)
+
+// TestChecksums translates packets of many lengths and every checksum.
+func TestChecksums(t *testing.T) {
+	for _, f := range families() {
+		t.Run(f.name, func(t *testing.T) {
+			r := newRig(t, f, rigOptions{})
+			for _, proto := range protocols() {
+				t.Run(lines(proto, "")[0], func(t *testing.T) {
+					r.t = t
+					r.enter()
+					r.reset()
+					for n := range 70 {
+						r.translates(proto, testData(n), false)
+						r.translates(proto, testData(n), true)
+					}
+					for _, n := range []int{127, 128, 129, 255, 256, 257, 511, 1023, 1459, 1460, 2047, 3400} {
+						r.translates(proto, testData(n), false)
+					}
+					if proto == protoSCTP {
+						return
+					}
+					for _, data := range edges(f, proto) {
+						r.translates(proto, data, false)
+					}
+				})
+			}
+		})
+	}
+}
+
+// edges are data with which the checksum, before or after translation, becomes a number that one's
+// complement arithmetic may get wrong.
+func edges(f family, proto uint8) (all [][]byte) {
+	at := 14 + 20 + 16
+	if f.v6 {
+		at += 20
+	}
+	if proto == protoUDP {
+		at -= 10
+	}
+	there := packet(proto, "A:1234", "V:80")
+	for _, p := range []frame{there, there.as("A:1234", "B:7000")} {
+		p.data = []byte{0, 0}
+		sum := binary.BigEndian.Uint16(p.bytes(f)[at:])
+		for _, want := range []uint16{0, 1, 2, 0x7fff, 0x8000, 0xfffd, 0xfffe, 0xffff} {
+			// A sum that is to be want less needs data that is as much more.
+			b := []byte{byte(^want >> 8), byte(^want)}
+			v := onesSum(uint32(sum), b)
+			all = append(all, []byte{byte(v >> 8), byte(v)})
+		}
+	}
+	for v := 0; v < 1<<16; v += 509 {
+		all = append(all, []byte{byte(v >> 8), byte(v)})
+	}
+	return all
+}
+
+func testData(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*31 + n)
+	}
+	return b
+}
+
+// translates sends a packet to a VIP and one back and compares all bytes with packets built anew.
+func (r *rig) translates(proto uint8, data []byte, noCheck bool) {
+	r.t.Helper()
+	p, q := packet(proto, "A:1234", "V:80"), packet(proto, "B:7000", "A:1234")
+	if proto == protoTCP {
+		noCheck = false
+	}
+	p.data, p.noCheck, q.data, q.noCheck = data, noCheck, data, noCheck
+	r.same(fmt.Sprintf("%d bytes to the VIP", len(data)), "A>", p, p.as("A:1234", "B:7000").to("B"))
+	r.same(fmt.Sprintf("%d bytes back", len(data)), "B>", q, q.as("V:80", "A:1234").to("A"))
+}
+
+func (r *rig) same(what, hook string, in, want frame) {
+	r.t.Helper()
+	v, out := r.run(hook, in.bytes(r.f))
+	if w := want.bytes(r.f); v != redirect || !bytes.Equal(out, w) {
+		r.t.Errorf("%s: verdict %v\n%swant:\n%s", what, v, hex.Dump(out), hex.Dump(w))
+	}
+}
