@@ -14,6 +14,12 @@ struct config {
 	/* The gateway of every container: answers ARP and neighbour solicitations. */
 	struct addr gateway_v4; /* ::ffff:169.254.1.1 */
 	struct addr gateway_v6; /* fe80::1 */
+	/*
+	 * The IPv6 client that a container sees when it is its own backend; of IPv4 it is the gateway.
+	 * To a link-local client, a server that is bound to no address would answer from its own
+	 * link-local address (RFC 6724, 5, rule 2).
+	 */
+	struct addr hairpin_v6; /* fd53:6c75:6963:65::1 */
 	__u8 gateway_mac[6];    /* MAC of every veth's host side */
 	__u8 set_retval;        /* 1: the kernel has bpf_set_retval for sock_addr programs (5.18) */
 	__u8 coarse_clock;      /* 1: the kernel has bpf_ktime_get_coarse_ns (5.11) */

@@ -269,7 +269,7 @@ static __noinline int from_pod_decide(struct __sk_buff *skb, const struct packet
 		__builtin_memcpy(fwd->out_mac, dst->mac, 6);
 		if (dst->id == src->id && !kept) {
 			/* Its own backend: an address of its own, come in from outside, is a martian. */
-			fwd->saddr = pkt->v6 ? config_here()->gateway_v6 : config_here()->gateway_v4;
+			fwd->saddr = pkt->v6 ? config_here()->hairpin_v6 : config_here()->gateway_v4;
 			fwd->flags |= FLOW_NAT_SRC;
 		}
 	} else if (!(fwd->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)) && is_vip(&fwd->daddr)) {

@@ -37,18 +37,20 @@ type family struct {
 func families() []family { return []family{{"ipv4", false}, {"ipv6", true}} }
 
 // addr resolves a name: A, B, C are containers, N is outside but next to the node, R is a backend
-// elsewhere, X is no one, V, W and E are VIPs, G is the gateway, L is link-local, 0 is unspecified.
+// elsewhere, X is no one, V, W and E are VIPs, G is the gateway, H is the client of a container that
+// is its own backend, L is link-local, 0 is unspecified.
 func (f family) addr(name string) netip.Addr {
 	v4 := map[string]string{
 		"A": "10.244.1.10", "B": "10.244.1.11", "C": "10.244.1.12", "N": "192.0.2.1",
 		"R": "10.244.2.20", "X": "10.244.1.99", "V": "10.96.0.1", "W": "10.96.0.2",
-		"G": "169.254.1.1", "L": "169.254.7.7", "0": "0.0.0.0", "M": "224.0.0.251",
+		"G": "169.254.1.1", "H": "169.254.1.1", "L": "169.254.7.7", "0": "0.0.0.0",
+		"M": "224.0.0.251",
 	}
 	v6 := map[string]string{
 		"A": "fd00:10:244:1::a", "B": "fd00:10:244:1::b", "C": "fd00:10:244:1::c",
 		"N": "2001:db8::1", "R": "fd00:10:244:2::20", "X": "fd00:10:244:1::99",
-		"V": "fd00:10:96::1", "W": "fd00:10:96::2", "G": "fe80::1", "L": "fe80::7", "0": "::",
-		"M": "ff02::fb",
+		"V": "fd00:10:96::1", "W": "fd00:10:96::2", "G": "fe80::1", "H": "fd53:6c75:6963:65::1",
+		"L": "fe80::7", "0": "::", "M": "ff02::fb",
 	}
 	s, known := v4[name], v4[name] != ""
 	if f.v6 {

@@ -202,45 +202,45 @@ func directFlows(proto uint8) []fixture {
 
 func hairpinFlows(f family, proto uint8) []fixture {
 	first := packet(proto, "A:1234", "V:100")
-	answer := packet(proto, "A:7000", "G:1234").with(flagSYN | flagACK)
+	answer := packet(proto, "A:7000", "H:1234").with(flagSYN | flagACK)
 	return []fixture{{
 		name: "its own backend",
 		steps: []step{
-			at("A>", first).redirects(first.as("G:1234", "A:7000").to("A")),
+			at("A>", first).redirects(first.as("H:1234", "A:7000").to("A")),
 			at("A>", answer).redirects(answer.as("V:100", "A:1234").to("A")),
 			at("A>", first.with(flagACK)).
-				redirects(first.with(flagACK).as("G:1234", "A:7000").to("A")),
+				redirects(first.with(flagACK).as("H:1234", "A:7000").to("A")),
 		},
 		counters: counters{FlowsCreated: 1},
 		flows: lines(proto,
-			"A:1234>V:100 = G:1234>A:7000 A->A src dst svc4 be4 [A A]",
-			"A:7000>G:1234 = V:100>A:1234 A->A src dst reply svc4 be4 [A A]"),
+			"A:1234>V:100 = H:1234>A:7000 A->A src dst svc4 be4 [A A]",
+			"A:7000>H:1234 = V:100>A:1234 A->A src dst reply svc4 be4 [A A]"),
 		stats: map[uint32]serviceStats{4: {Connections: 1, Packets: 3}},
 	}, {
 		name: "renewed",
 		steps: []step{
-			at("A>", first).redirects(first.as("G:1234", "A:7000").to("A")),
+			at("A>", first).redirects(first.as("H:1234", "A:7000").to("A")),
 			do(func(r *rig) { r.raise(1) }),
 			at("A>", first.with(flagACK)).
-				redirects(first.with(flagACK).as("G:1234", "A:7000").to("A")),
+				redirects(first.with(flagACK).as("H:1234", "A:7000").to("A")),
 			do(func(r *rig) { r.raise(1) }),
 			at("A>", answer).redirects(answer.as("V:100", "A:1234").to("A")),
 			at("A>", first.with(flagACK)).
-				redirects(first.with(flagACK).as("G:1234", "A:7000").to("A")),
+				redirects(first.with(flagACK).as("H:1234", "A:7000").to("A")),
 		},
 		counters: counters{FlowsCreated: 1, FlowsRenewed: 3},
 		flows: lines(proto,
-			"A:1234>V:100 = G:1234>A:7000 A->A src dst svc4 be4 [A A]",
-			"A:7000>G:1234 = V:100>A:1234 A->A src dst reply svc4 be4 [A A]"),
+			"A:1234>V:100 = H:1234>A:7000 A->A src dst svc4 be4 [A A]",
+			"A:7000>H:1234 = V:100>A:1234 A->A src dst reply svc4 be4 [A A]"),
 	}, {
 		name: "its own address",
 		steps: []step{
 			at("A>", packet(proto, "A:1234", "A:7000")).
-				redirects(packet(proto, "G:1234", "A:7000").to("A")),
+				redirects(packet(proto, "H:1234", "A:7000").to("A")),
 		},
 		counters: counters{FlowsCreated: 1},
 		flows: lines(proto,
-			"A:1234>A:7000 = G:1234>A:7000 A->A src [A A]",
-			"A:7000>G:1234 = A:7000>A:1234 A->A dst reply [A A]"),
+			"A:1234>A:7000 = H:1234>A:7000 A->A src [A A]",
+			"A:7000>H:1234 = A:7000>A:1234 A->A dst reply [A A]"),
 	}}
 }

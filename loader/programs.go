@@ -21,6 +21,10 @@ const (
 	gatewayMAC = "02:53:6c:75:63:65"
 )
 
+// hairpinV6 is the client that a container sees when it is its own backend: a unique local address
+// (RFC 4193) that no one has.
+const hairpinV6 = "fd53:6c75:6963:65::1"
+
 // programs is what is attached. Nothing in it is pinned: links and filters keep their program.
 type programs struct {
 	fromPod, toPod *ebpf.Program
@@ -50,6 +54,7 @@ func probeConfig() (config, error) {
 	var c config
 	c.GatewayV4.Bytes = netip.MustParseAddr(gatewayV4).As16()
 	c.GatewayV6.Bytes = netip.MustParseAddr(gatewayV6).As16()
+	c.HairpinV6.Bytes = netip.MustParseAddr(hairpinV6).As16()
 	mac, err := net.ParseMAC(gatewayMAC)
 	if err != nil {
 		return c, err

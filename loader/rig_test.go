@@ -68,6 +68,7 @@ func podConfig(coarse bool) config {
 	c := config{GatewayMac: mac("G"), SetRetval: 1}
 	c.GatewayV4.Bytes = families()[0].addr("G").As16()
 	c.GatewayV6.Bytes = families()[1].addr("G").As16()
+	c.HairpinV6.Bytes = families()[1].addr("H").As16()
 	if coarse {
 		c.CoarseClock = 1
 	}

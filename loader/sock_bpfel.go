@@ -39,6 +39,10 @@ type sockConfig struct {
 		_     structs.HostLayout
 		Bytes [16]uint8
 	}
+	HairpinV6 struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
 	GatewayMac  [6]uint8
 	SetRetval   uint8
 	CoarseClock uint8
