@@ -43,7 +43,7 @@ func (n *netns) verify() error {
 		return netnsError(n.path, "the file is a namespace of another kind")
 	}
 	var own, this unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
 		return fmt.Errorf("inspect the plugin's own network namespace: %w", err)
 	}
 	if err := unix.Fstat(int(n.file.Fd()), &this); err != nil {

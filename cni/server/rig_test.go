@@ -264,15 +264,22 @@ func newNetns(t testing.TB) netns.NsHandle {
 		err    error
 	}
 	done := make(chan result)
-	go func() {
+	var make func()
+	make = func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		if unix.Gettid() == unix.Getpid() {
+			go make() // on another thread, since this one does not end
+			runtime.UnlockOSThread()
+			return
+		}
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		var h netns.NsHandle
 		if err == nil {
 			h, err = netns.Get()
 		}
 		done <- result{h, err}
-	}()
+	}
+	go make()
 	got := <-done
 	if got.err != nil {
 		t.Fatal(got.err)
