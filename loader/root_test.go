@@ -157,3 +157,14 @@ func mustBeClean(t *testing.T, l *Loader) {
 		t.Errorf("check: %s", d)
 	}
 }
+
+func (n *node) remove(i Interface) {
+	n.t.Helper()
+	link, err := netlink.LinkByIndex(i.Index)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := netlink.LinkDel(link); err != nil {
+		n.t.Fatal(err)
+	}
+}

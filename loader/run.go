@@ -106,7 +106,7 @@ func (l *Loader) sync(work func(*syncer) error, rev int64) error {
 // wraps ErrIncomplete when something of it is not in the maps.
 func (l *Loader) Wait(ctx context.Context, rev int64) error {
 	for {
-		reached, err, changed := l.progress.state(rev)
+		reached, changed, err := l.progress.state(rev)
 		if reached {
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrIncomplete, err)
@@ -176,10 +176,10 @@ func (p *progress) done(rev int64, err error) {
 	p.changed = make(chan struct{})
 }
 
-func (p *progress) state(rev int64) (reached bool, err error, changed <-chan struct{}) {
+func (p *progress) state(rev int64) (reached bool, changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.ready && p.revision >= rev, p.err, p.changed
+	return p.ready && p.revision >= rev, p.changed, p.err
 }
 
 // lag is for how long a revision has been on its way; 0: none is.

@@ -89,7 +89,7 @@ func TestRunRetries(t *testing.T) {
 		if !errors.Is(err, ErrIncomplete) {
 			t.Fatal(err)
 		}
-		_, _, changed := l.progress.state(2)
+		_, changed, _ := l.progress.state(2)
 		<-changed
 	}
 	mustBeClean(t, l)
