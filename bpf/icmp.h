@@ -41,6 +41,21 @@ static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *p
 		addr_from_v6(&key->daddr, &ip.daddr);
 		key->proto = ip.nexthdr;
 		l4 = off + sizeof(ip);
+		/* A datagram that was sent in fragments is how path MTU errors come about. */
+		if (key->proto == NEXTHDR_FRAGMENT) {
+			struct {
+				__u8 nexthdr;
+				__u8 reserved;
+				__be16 offset;
+				__be32 id;
+			} frag;
+
+			if (bpf_skb_load_bytes(skb, l4, &frag, sizeof(frag)) ||
+			    frag.offset & bpf_htons(IP6_OFFSET))
+				return -1;
+			key->proto = frag.nexthdr;
+			l4 += sizeof(frag);
+		}
 	} else {
 		struct iphdr ip;
 
@@ -59,12 +74,16 @@ static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *p
 	return l4;
 }
 
-/* Replaces words at off and adds what that changes to *sum. Returns 0 or an error. */
+/*
+ * Replaces words at off and adds what that changes to *sum. Returns 0 or an error. The sum of the
+ * whole packet, which the kernel may keep (CHECKSUM_COMPLETE), stays: a checksum in the packet is
+ * going to take back what changes here.
+ */
 static __always_inline int replace(struct __sk_buff *skb, __u32 off, const void *from,
 				   const void *to, const int words, __u64 *sum)
 {
 	*sum += sum_words(from, to, words);
-	return bpf_skb_store_bytes(skb, off, to, words * 4, BPF_F_RECOMPUTE_CSUM);
+	return bpf_skb_store_bytes(skb, off, to, words * 4, 0);
 }
 
 static __noinline int error_rewrite_v4(struct __sk_buff *skb, const struct packet *pkt,
@@ -86,8 +105,7 @@ static __noinline int error_rewrite_v4(struct __sk_buff *skb, const struct packe
 		return -1;
 	check = ~fold16((__u64)(__u16)~old + fold16(inner));
 	work->sum += inner + (__u64)(__u16)~old + check;
-	if (bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, check), &check, 2,
-				BPF_F_RECOMPUTE_CSUM))
+	if (bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, check), &check, 2, 0))
 		return -1;
 	outer = sum_words(from_out, to_out, 2);
 	return bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), 0, fold32(outer),
@@ -135,7 +153,8 @@ static __noinline int icmp_error_translate(struct __sk_buff *skb, struct packet 
 		return -1;
 	quoted = &work->quoted;
 	l4 = quoted_tuple(skb, pkt, quoted);
-	if (l4 < 0)
+	/* An error goes to whom its packet came from, or is about something else. */
+	if (l4 < 0 || !addr_equal(&quoted->saddr, &pkt->tuple.daddr))
 		return 0;
 	/* The flow's other direction knows how to undo the quoted packet's translation. */
 	key = &work->rkey;

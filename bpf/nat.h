@@ -88,7 +88,7 @@ static __noinline int sctp_ports_replace(struct __sk_buff *skb, __u32 l4, __u32 
 		if (len >> k & 1)
 			delta = crc32c_multiply(delta, crc32c_shift[k]);
 	crc ^= delta;
-	return bpf_skb_store_bytes(skb, l4 + 8, &crc, sizeof(crc), 0);
+	return bpf_skb_store_bytes(skb, l4 + 8, &crc, sizeof(crc), BPF_F_RECOMPUTE_CSUM);
 }
 
 /*
@@ -116,6 +116,11 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		      sum_words((const __u32 *)&pkt->tuple.daddr, (const __u32 *)&to->daddr, 4);
 		__builtin_memcpy(&ip->saddr, &to->saddr, 16);
 		__builtin_memcpy(&ip->daddr, &to->daddr, 16);
+		/*
+		 * A device's sum of the whole packet (CHECKSUM_COMPLETE), if there is one, must follow.
+		 * IPv4's header takes back what its addresses add; this one has no checksum.
+		 */
+		bpf_csum_update(skb, fold32(sum));
 	} else {
 		struct iphdr *ip = data + ETH_HLEN;
 		__be32 from[2], into[2];
@@ -156,6 +161,7 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		/* The CRC is the whole datagram's, of which a fragment does not know the length. */
 		if (pkt->fragment != FRAGMENT_NONE)
 			return -1;
+		bpf_csum_update(skb, fold32(sum_words(&from_ports, &to_ports, 1)));
 		return sctp_ports_replace(skb, l4, from_ports, to_ports, pkt->l4_len);
 	default:
 		return -1;
