@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // TestChecksums translates packets of many lengths and every checksum.
@@ -89,5 +93,42 @@ func (r *rig) same(what, hook string, in, want frame) {
 	v, out := r.run(hook, in.bytes(r.f))
 	if w := want.bytes(r.f); v != redirect || !bytes.Equal(out, w) {
 		r.t.Errorf("%s: verdict %v\n%swant:\n%s", what, v, hex.Dump(out), hex.Dump(w))
+	}
+}
+
+// TestChecksumComplete translates packets as they come from a device that sums up whole packets: the
+// kernel then verifies that the programs kept that sum right.
+func TestChecksumComplete(t *testing.T) {
+	const testChecksumComplete = 1 << 2 // BPF_F_TEST_SKB_CHECKSUM_COMPLETE, Linux 6.17
+	for _, f := range families() {
+		t.Run(f.name, func(t *testing.T) {
+			r := newRig(t, f, rigOptions{})
+			r.reset()
+			run := func(what, name string, p frame) {
+				_, err := r.coll.Programs["from_pod"].Run(&ebpf.RunOptions{
+					Data: p.bytes(f), Context: skBuff{Ifindex: r.ifindex[name]},
+					Flags: testChecksumComplete,
+				})
+				if errors.Is(err, unix.EINVAL) {
+					t.Skip("the kernel does not know the flag")
+				}
+				if err != nil {
+					t.Errorf("protocol %d, %s: %v", p.proto, what, err)
+				}
+			}
+			for _, proto := range protocols() {
+				there, answer := packet(proto, "A:1234", "V:80"), packet(proto, "B:7000", "A:1234")
+				at7000 := there.as("A:1234", "B:7000")
+				for n := range 5 {
+					there.data, answer.data = testData(n), testData(n)
+					run("to a VIP", "A", there)
+					run("back", "B", answer)
+				}
+				for _, e := range reports(f) {
+					run("error by the backend", "B", e.about(f, "B", "A", at7000))
+					run("error by the client", "A", e.about(f, "A", "V", answer.as("V:80", "A:1234")))
+				}
+			}
+		})
 	}
 }
