@@ -23,7 +23,7 @@ STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CLANG_FORMAT := clang-format-19
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate check-generated test demo lint install uninstall clean bpffs
+.PHONY: help build generate check-generated test kernels demo lint install uninstall clean bpffs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ check-generated: generate ## fail when that changes what is committed
 test: bpffs ## every test, as root
 	$(call need,bpftool containerd runc)
 	$(GO) test -count=1 -timeout 20m ./...
+
+kernels: ## the loader and a service's way under Linux 5.10, 6.1 and 6.12, in QEMU
+	$(call need,qemu-system-x86 busybox-static kmod cpio xz-utils)
+	@rm -rf bin/test/kernels && mkdir -p bin/test/kernels
+	CGO_ENABLED=0 $(GO) test -c -o bin/test/kernels/ ./loader ./tests/kernels
+	@tests/kernels/run.sh bin/test/kernels
 
 demo: build bpffs ## show the main job on a test node
 	$(call need,bpftool)
