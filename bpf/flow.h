@@ -100,6 +100,29 @@ static __always_inline __u32 epoch_of(const struct flow *flow)
 	return sum;
 }
 
+/*
+ * Whether what a flow was decided from is still so. Asked after the epochs were read, it closes a gap:
+ * a change between the decision and the reading has raised an epoch already, and without this the
+ * flow would keep the old decision with the new epoch. One that does not stand is entered as stale.
+ */
+static __always_inline bool decision_stands(const struct flow *flow)
+{
+	const struct endpoint *dst;
+	const struct backend *be;
+	__u32 id = flow->backend;
+
+	if (id) {
+		be = bpf_map_lookup_elem(&backends, &id);
+		if (!be || be->state != BACKEND_ACTIVE || be->service != flow->service)
+			return false;
+	}
+	if (!flow->dst_endpoint)
+		return true;
+	dst = bpf_map_lookup_elem(&endpoints, &flow->daddr);
+	return dst && dst->id == flow->dst_endpoint &&
+	       (!flow->out_ifindex || dst->ifindex == flow->out_ifindex);
+}
+
 /* The key under which the answers to what flow sends arrive. */
 static __always_inline void reply_key(struct flow_key *reply, const struct flow *flow, __u8 proto)
 {
@@ -150,6 +173,22 @@ static __always_inline bool flow_over(const struct packet *pkt, const struct flo
 	       !alive(flow, IPPROTO_UDP, now);
 }
 
+/*
+ * Whether answers to the translated packet would not be translated back: the other half of a flow
+ * that was idle may have made room for another, or its key have gone to a flow that began since.
+ */
+static __always_inline bool reply_lost(const struct packet *pkt, const struct flow *flow)
+{
+	const struct flow *twin;
+	struct flow_key key;
+
+	if (flow->flags & FLOW_REPLY || !(flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+		return false;
+	reply_key(&key, flow, pkt->tuple.proto);
+	twin = bpf_map_lookup_elem(&flows, &key);
+	return !twin || !answers(twin, &pkt->tuple);
+}
+
 /* Notes in the entry what a TCP segment says about the connection's life. */
 static __always_inline void note_flags(const struct packet *pkt, struct flow *flow)
 {
@@ -176,7 +215,7 @@ static __always_inline bool flow_holds(const struct packet *pkt, struct flow *fl
 	}
 	/* Once a second: a line that is only read stays in every CPU's cache. */
 	if (now > flow->seen + SECOND) {
-		if (flow_over(pkt, flow, now))
+		if (flow_over(pkt, flow, now) || reply_lost(pkt, flow))
 			return false;
 		flow->seen = now;
 	}

@@ -30,42 +30,70 @@ static __always_inline struct service_stats *stats_of(__u32 service)
 	return bpf_map_lookup_elem(&service_stats, &service);
 }
 
-static __always_inline const struct service *service_find(const struct addr *addr, __u16 port,
-							   __u8 proto)
+/* What a service's entry says, read as of one moment. */
+struct found {
+	__u64 run; /* first slot in the low half, count in the high one */
+	__u32 id;  /* 0: the entry that says "this address is a VIP" */
+};
+
+/*
+ * Looks a service up. Returns whether there is one.
+ *
+ * A hash map hands the element that an update has replaced to its next update at once, without a
+ * grace period (kernel/bpf/hashtab.c, extra_elems and the freelist). A reader that is held up between
+ * finding an element and reading it may so read another service's. Whoever finds the same again has
+ * read his own.
+ */
+static __always_inline bool service_find(const struct addr *addr, __u16 port, __u8 proto,
+					 struct found *svc)
 {
 	struct service_key key = { .addr = *addr, .port = port, .proto = proto };
+	const struct service *entry;
+	int i;
 
-	return bpf_map_lookup_elem(&services, &key);
+#pragma unroll
+	for (i = 0; i < 3; i++) {
+		entry = bpf_map_lookup_elem(&services, &key);
+		if (!entry)
+			return false;
+		/* first and count in one load: never half of an old run and half of a new one. */
+		svc->run = *(const volatile __u64 *)entry;
+		svc->id = *(const volatile __u32 *)&entry->id;
+		entry = bpf_map_lookup_elem(&services, &key);
+		if (entry && *(const volatile __u64 *)entry == svc->run &&
+		    *(const volatile __u32 *)&entry->id == svc->id)
+			return true;
+	}
+	return false;
 }
 
 /* Whether some service owns the address, on whatever port. */
 static __always_inline bool is_vip(const struct addr *addr)
 {
-	return service_find(addr, 0, 0) != NULL;
+	struct service_key key = { .addr = *addr };
+
+	return bpf_map_lookup_elem(&services, &key) != NULL;
 }
 
 /*
  * Chooses a backend of the service by its algorithm. Returns the backend and its id, or NULL when
  * the service has none.
  *
- * The loader frees a backend only after no service's entry leads to it, but a reader may still hold
- * the run it loaded just before. It then meets a backend that is no longer this service's, and
- * looks again.
+ * The loader frees a backend only after no service's entry leads to it, but the run may have been
+ * read just before. It then leads to a backend that is no longer this service's, and another slot is
+ * tried: of a run that lost one backend, most still hold.
  */
-static __always_inline const struct backend *backend_choose(const struct service *svc, __u32 *id)
+static __always_inline const struct backend *backend_choose(const struct found *svc, __u32 *id)
 {
+	__u32 first = svc->run, count = svc->run >> 32, slot, *chosen;
 	const struct backend *be;
-	__u32 slot, *chosen;
-	__u64 run;
 	int i;
 
 #pragma unroll
 	for (i = 0; i < 3; i++) {
-		/* first and count in one load: never half of an old run and half of a new one. */
-		run = *(const volatile __u64 *)svc;
-		slot = (__u32)run + (((__u64)bpf_get_prandom_u32() * (run >> 32)) >> 32);
-		if (!(run >> 32))
+		if (!count)
 			return NULL;
+		slot = first + (((__u64)bpf_get_prandom_u32() * count) >> 32);
 		chosen = bpf_map_lookup_elem(&slots, &slot);
 		if (!chosen)
 			return NULL;

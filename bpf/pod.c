@@ -166,7 +166,7 @@ static __always_inline __u32 origin_service(struct __sk_buff *skb, const struct 
 }
 
 /* Translates a new flow to a VIP. Returns 0, or REFUSE when nothing serves it. */
-static __always_inline int translate(const struct packet *pkt, const struct service *svc,
+static __always_inline int translate(const struct packet *pkt, const struct found *svc,
 				     struct flow *fwd)
 {
 	struct service_stats *stats = stats_of(svc->id);
@@ -188,6 +188,25 @@ static __always_inline int translate(const struct packet *pkt, const struct serv
 }
 
 /*
+ * Whether what the flow was decided from has changed since it was read. Its epochs, read after,
+ * would then vouch for what no longer holds.
+ */
+static __always_inline bool outdated(const struct flow *fwd)
+{
+	const struct backend *be;
+	const struct endpoint *dst;
+	__u32 id = fwd->backend;
+
+	if (id && !(fwd->flags & FLOW_REPLY)) {
+		be = bpf_map_lookup_elem(&backends, &id);
+		if (be && (be->state != BACKEND_ACTIVE || be->service != fwd->service))
+			return true;
+	}
+	dst = bpf_map_lookup_elem(&endpoints, &fwd->daddr);
+	return (dst ? dst->id : 0) != fwd->dst_endpoint;
+}
+
+/*
  * Enters the decision. An answer's decision that was kept renews its own entry only: whether the
  * other direction may stay with its backend is decided by that direction's packets.
  */
@@ -195,6 +214,10 @@ static __always_inline int enter(const struct packet *pkt, struct scratch *work,
 				 const struct endpoint *dst, bool renewed)
 {
 	work->fwd.epoch = epoch_of(&work->fwd);
+	if (!decision_stands(&work->fwd))
+		work->fwd.epoch--;
+	if (outdated(&work->fwd))
+		work->fwd.epoch--; /* less than any sum to come: the next packet decides anew */
 	note_flags(pkt, &work->fwd);
 	if (work->fwd.flags & FLOW_REPLY) {
 		if (bpf_map_update_elem(&flows, &pkt->tuple, &work->fwd, BPF_ANY))
@@ -240,7 +263,7 @@ static __noinline int from_pod_decide(struct __sk_buff *skb, const struct packet
 {
 	const struct endpoint *src, *dst;
 	struct flow *fwd = &work->fwd;
-	const struct service *svc;
+	struct found svc;
 	bool kept = false;
 
 	src = sender(skb, pkt);
@@ -258,8 +281,8 @@ static __noinline int from_pod_decide(struct __sk_buff *skb, const struct packet
 	}
 	if (!kept) {
 		fwd->backend = 0;
-		svc = service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto);
-		if (svc && translate(pkt, svc, fwd))
+		if (service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto, &svc) &&
+		    translate(pkt, &svc, fwd))
 			return REFUSE;
 	}
 	dst = bpf_map_lookup_elem(&endpoints, &fwd->daddr);

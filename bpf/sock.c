@@ -136,14 +136,13 @@ static __always_inline int remember(struct bpf_sock_addr *ctx, const struct peer
 }
 
 /*
- * Finds the service that the peer names. Returns PROCEED with *svc NULL when it names none, REJECT
- * or PROCEED as refuse() says when it names a VIP's port that nothing serves; else -1 with *svc set.
+ * Finds the service that the peer names. Returns -1 with *svc filled in when there is one; PROCEED
+ * when it names none, and what refuse() says when it names a VIP's port that nothing serves.
  */
 static __always_inline int find(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6,
-				bool connect, const struct service **svc)
+				bool connect, struct found *svc)
 {
-	*svc = service_find(&peer->addr, peer->port, ctx->protocol);
-	if (*svc)
+	if (service_find(&peer->addr, peer->port, ctx->protocol, svc))
 		return -1;
 	if (is_vip(&peer->addr) && has_ports(ctx->protocol))
 		return refuse(ctx, peer, v6, connect);
@@ -152,14 +151,14 @@ static __always_inline int find(struct bpf_sock_addr *ctx, const struct peer *pe
 
 static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6)
 {
-	const struct service *svc;
+	struct found svc;
 	const struct backend *be;
 	struct sock_key key;
 	__u32 id;
 	int ret;
 
 	ret = find(ctx, peer, v6, true, &svc);
-	if (!svc) {
+	if (ret >= 0) {
 		/* A datagram socket may have known this very peer by a VIP before: no more. */
 		if (ctx->protocol == IPPROTO_UDP) {
 			sock_key_of(&key, ctx, &peer->addr, peer->port);
@@ -167,21 +166,21 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct pe
 		}
 		return ret;
 	}
-	be = backend_choose(svc, &id);
+	be = backend_choose(&svc, &id);
 	if (!be) {
-		count_stats(svc->id, true);
+		count_stats(svc.id, true);
 		return refuse(ctx, peer, v6, true);
 	}
-	remember(ctx, peer, be, svc->id);
+	remember(ctx, peer, be, svc.id);
 	set_peer(ctx, &be->addr, be->port, v6);
-	count_stats(svc->id, false);
+	count_stats(svc.id, false);
 	COUNT(sock_translated);
 	return PROCEED;
 }
 
 /* The backend that this socket's datagrams to the VIP went to before, while it is in service. */
 static __always_inline const struct backend *chosen_before(const struct sock_key *key,
-							   const struct service *svc)
+							   const struct found *svc)
 {
 	struct sock_choice *choice = bpf_map_lookup_elem(&sock_choices, key);
 	const struct backend *be;
@@ -199,33 +198,33 @@ static __always_inline const struct backend *chosen_before(const struct sock_key
 
 static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6)
 {
-	const struct service *svc;
+	struct found svc;
 	const struct backend *be;
 	struct sock_choice choice = {};
 	struct sock_key key;
 	int ret;
 
 	ret = find(ctx, peer, v6, false, &svc);
-	if (!svc)
+	if (ret >= 0)
 		return ret;
 	sock_key_of(&key, ctx, &peer->addr, peer->port);
-	be = chosen_before(&key, svc);
+	be = chosen_before(&key, &svc);
 	if (!be) {
-		be = backend_choose(svc, &choice.backend);
+		be = backend_choose(&svc, &choice.backend);
 		if (!be) {
-			count_stats(svc->id, true);
+			count_stats(svc.id, true);
 			return refuse(ctx, peer, v6, false);
 		}
 		choice.epoch = be->epoch;
 		bpf_map_update_elem(&sock_choices, &key, &choice, BPF_ANY);
-		remember(ctx, peer, be, svc->id);
-		count_stats(svc->id, false);
+		remember(ctx, peer, be, svc.id);
+		count_stats(svc.id, false);
 		COUNT(sock_translated);
 	} else {
 		/* The answer's way back may have been evicted since. */
 		sock_key_of(&key, ctx, &be->addr, be->port);
 		if (!bpf_map_lookup_elem(&sock_origin, &key))
-			remember(ctx, peer, be, svc->id);
+			remember(ctx, peer, be, svc.id);
 	}
 	set_peer(ctx, &be->addr, be->port, v6);
 	return PROCEED;
