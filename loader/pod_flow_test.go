@@ -104,7 +104,7 @@ func vipFlows(proto uint8) []fixture {
 			"R:7000>A:1234 = V:110>A:1234 -->A src reply svc5 be5 [- A]"),
 		stats: map[uint32]serviceStats{5: {Connections: 1, Packets: 2}},
 	}, {
-		name: "lost half for answers is made again",
+		name: "lost first half is made again",
 		steps: []step{
 			at("A>", first).redirects(first.as("A:1234", "B:7000").to("B")),
 			do(func(r *rig) { r.remove("flows", r.key(proto, "A:1234", "V:80")) }),
@@ -113,14 +113,27 @@ func vipFlows(proto uint8) []fixture {
 		counters: counters{FlowsCreated: 2},
 		flows:    both,
 	}, {
-		name: "lost reply half",
+		name: "lost half for answers is missed within a second",
 		steps: []step{
 			at("A>", first).redirects(first.as("A:1234", "B:7000").to("B")),
 			do(func(r *rig) { r.remove("flows", r.key(proto, "B:7000", "A:1234")) }),
+			do(func(r *rig) { r.age(r.key(proto, "A:1234", "V:80"), 2) }),
 			at("A>", next).redirects(next.as("A:1234", "B:7000").to("B")),
+			at("B>", answer).redirects(answer.as("V:80", "A:1234").to("A")),
 		},
-		counters: counters{FlowsCreated: 1},
-		flows:    both[:1],
+		counters: counters{FlowsCreated: 1, FlowsRenewed: 1},
+		flows:    both,
+	}, {
+		name: "lost half for answers, whose key went to another flow",
+		steps: []step{
+			at("A>", first).redirects(first.as("A:1234", "B:7000").to("B")),
+			do(func(r *rig) { r.remove("flows", r.key(proto, "B:7000", "A:1234")) }),
+			at("B>", answer).redirects(answer.to("A")),
+			do(func(r *rig) { r.age(r.key(proto, "A:1234", "V:80"), 2) }),
+			at("A>", next).redirects(next.as("A:P", "B:7000").to("B")),
+			at("B>", answer.as("B:7000", "A:P")).redirects(answer.as("V:80", "A:1234").to("A")),
+		},
+		counters: counters{FlowsCreated: 2, FlowsRenewed: 1, PortsRewritten: 1},
 	}}
 }
 
