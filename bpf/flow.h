@@ -111,7 +111,8 @@ static __always_inline bool decision_stands(const struct flow *flow)
 	const struct backend *be;
 	__u32 id = flow->backend;
 
-	if (id) {
+	/* Answers go back whatever became of the backend. */
+	if (id && !(flow->flags & FLOW_REPLY)) {
 		be = bpf_map_lookup_elem(&backends, &id);
 		if (!be || be->state != BACKEND_ACTIVE || be->service != flow->service)
 			return false;

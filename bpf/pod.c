@@ -188,25 +188,6 @@ static __always_inline int translate(const struct packet *pkt, const struct foun
 }
 
 /*
- * Whether what the flow was decided from has changed since it was read. Its epochs, read after,
- * would then vouch for what no longer holds.
- */
-static __always_inline bool outdated(const struct flow *fwd)
-{
-	const struct backend *be;
-	const struct endpoint *dst;
-	__u32 id = fwd->backend;
-
-	if (id && !(fwd->flags & FLOW_REPLY)) {
-		be = bpf_map_lookup_elem(&backends, &id);
-		if (be && (be->state != BACKEND_ACTIVE || be->service != fwd->service))
-			return true;
-	}
-	dst = bpf_map_lookup_elem(&endpoints, &fwd->daddr);
-	return (dst ? dst->id : 0) != fwd->dst_endpoint;
-}
-
-/*
  * Enters the decision. An answer's decision that was kept renews its own entry only: whether the
  * other direction may stay with its backend is decided by that direction's packets.
  */
@@ -216,8 +197,6 @@ static __always_inline int enter(const struct packet *pkt, struct scratch *work,
 	work->fwd.epoch = epoch_of(&work->fwd);
 	if (!decision_stands(&work->fwd))
 		work->fwd.epoch--;
-	if (outdated(&work->fwd))
-		work->fwd.epoch--; /* less than any sum to come: the next packet decides anew */
 	note_flags(pkt, &work->fwd);
 	if (work->fwd.flags & FLOW_REPLY) {
 		if (bpf_map_update_elem(&flows, &pkt->tuple, &work->fwd, BPF_ANY))
