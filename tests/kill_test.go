@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ func TestAgentKilled(t *testing.T) {
 	paths(t, func(t *testing.T, settings nstest.Settings) {
 		seed := uint64(time.Now().UnixNano())
 		t.Logf("seed %d", seed)
+		settings.MapScale = 1 // the default: caches so small that they overflow lose flows
 		k := &killer{n: newNode(t, settings), random: rand.New(rand.NewPCG(seed, 0))}
 		k.run(t)
 	})
@@ -99,18 +101,18 @@ func (k *killer) once(t *testing.T, i int) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	from := time.Now()
-	doing, removing := k.operation(ctx, t)
+	name, doing := k.operation(ctx, t)
 	// A random number of calls is a random time, and certain to fall under load.
-	k.steady.more(t, k.random.IntN(60))
+	k.steady.more(t, k.random.IntN(20))
 	if err := k.n.KillAgent(); err != nil {
 		t.Fatal(err)
 	}
-	k.steady.more(t, k.random.IntN(60))
+	k.steady.more(t, k.random.IntN(20))
 	if k.random.IntN(4) == 0 {
 		if err := k.n.LaunchAgent(); err != nil {
 			t.Fatal(err)
 		}
-		k.steady.more(t, k.random.IntN(60))
+		k.steady.more(t, k.random.IntN(20))
 		if err := k.n.KillAgent(); err != nil {
 			t.Fatal(err)
 		}
@@ -121,14 +123,17 @@ func (k *killer) once(t *testing.T, i int) {
 	if err := <-doing; err != nil {
 		t.Fatalf("kill %d: %v", i, err)
 	}
-	if removing {
+	if strings.HasPrefix(name, "remove") {
 		k.removals = append(k.removals, window{from, time.Now()})
 	}
+	t.Logf("kill %d: %s, from %s to %s", i, name, from.UTC().Format(timeFormat), time.Now().UTC().Format(timeFormat))
 	check(t, k.n)
 }
 
+const timeFormat = "15:04:05.000000"
+
 // operation begins one of ADD, DEL, apply and nothing. The channel tells how it ended.
-func (k *killer) operation(ctx context.Context, t *testing.T) (doing chan error, removing bool) {
+func (k *killer) operation(ctx context.Context, t *testing.T) (name string, doing chan error) {
 	doing = make(chan error, 1)
 	switch choice := k.random.IntN(4); {
 	case choice == 0, choice == 1 && len(k.extras) == 0:
@@ -137,18 +142,19 @@ func (k *killer) operation(ctx context.Context, t *testing.T) (doing chan error,
 			t.Fatal(err)
 		}
 		go func() { doing <- c.Add(ctx) }() // the plugin waits for an agent that is starting
+		return "add " + c.Name, doing
 	case choice == 1:
 		c := k.extras[0]
 		k.extras = k.extras[1:]
 		go func() { doing <- c.Delete(ctx) }()
-		return doing, true
+		return "remove " + c.Name, doing
 	case choice == 2:
 		manifest := web(fmt.Sprintf("other-%d", k.random.IntN(3)), "web")
 		go func() { doing <- k.apply(ctx, manifest) }()
-	default:
-		doing <- nil
+		return "apply", doing
 	}
-	return doing, false
+	doing <- nil
+	return "nothing", doing
 }
 
 func (k *killer) container() (*nstest.Container, error) {

@@ -18,7 +18,7 @@ func startLoad(t *testing.T, client *nstest.Container, calls []nstest.Call) *loa
 	t.Helper()
 	l := &load{calls: calls}
 	for _, call := range calls {
-		call.Gap = 500 * time.Microsecond // leaves the CPU to others
+		call.Gap = 3 * time.Millisecond // leaves the CPU to others
 		c, err := client.Caller(call)
 		if err != nil {
 			t.Fatal(err)
@@ -31,10 +31,8 @@ func startLoad(t *testing.T, client *nstest.Container, calls []nstest.Call) *loa
 // more waits until every caller has made that many calls more.
 func (l *load) more(t *testing.T, calls int) {
 	t.Helper()
-	for _, c := range l.callers {
-		if err := c.More(t.Context(), calls); err != nil {
-			t.Fatal(err)
-		}
+	if err := nstest.More(t.Context(), calls, l.callers...); err != nil {
+		t.Fatal(err)
 	}
 }
 

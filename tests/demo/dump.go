@@ -7,6 +7,9 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
+
+	"github.com/sluice-net/sluice/registry"
 )
 
 // address is struct addr as bpftool prints it.
@@ -36,6 +39,12 @@ func (a *address) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// shown is how many entries of a map are printed.
+const shown = 6
+
+// protocol names an IP protocol number as users do.
+func protocol(number int) string { return registry.Protocol(number).String() }
+
 // dump shows what a user reads in the kernel's maps, an entry a line.
 func (d *demo) dump(ctx context.Context) error {
 	if err := d.dumpServices(ctx); err != nil {
@@ -45,7 +54,7 @@ func (d *demo) dump(ctx context.Context) error {
 }
 
 func (d *demo) dumpServices(ctx context.Context) error {
-	var services []struct {
+	type entry struct {
 		Key struct {
 			Addr  address
 			Port  int
@@ -53,43 +62,45 @@ func (d *demo) dumpServices(ctx context.Context) error {
 		}
 		Value struct{ First, Count, ID int }
 	}
+	var services []entry
 	if err := d.bpftool(ctx, "services", &services); err != nil {
 		return err
 	}
+	slices.SortFunc(services, func(a, b entry) int { return a.Value.First - b.Value.First })
 	t := newTable()
 	defer t.print()
+	t.row("key: addr", "port", "proto", "value: id", "first", "count")
 	for _, e := range services {
-		if e.Value.ID == 0 {
-			continue // only says that the address is a VIP
+		if e.Value.ID > 0 { // the others only say that an address is a VIP
+			t.row(e.Key.Addr, e.Key.Port, protocol(e.Key.Proto), e.Value.ID, e.Value.First, e.Value.Count)
 		}
-		t.row("addr", e.Key.Addr, "port", e.Key.Port, "proto", e.Key.Proto, "->",
-			"first", e.Value.First, "count", e.Value.Count, "id", e.Value.ID)
 	}
 	return nil
 }
 
 func (d *demo) dumpBackends(ctx context.Context) error {
-	var backends []struct {
+	type entry struct {
 		Key   int
 		Value struct {
-			Addr  address
-			Port  int
-			Proto int
-			State json.RawMessage
-			Epoch int
+			Addr               address
+			Port, Proto, Epoch int
+			State              json.RawMessage // a number, or the name that BTF has for it
 		}
 	}
+	var backends []entry
 	if err := d.bpftool(ctx, "backends", &backends); err != nil {
 		return err
 	}
+	backends = slices.DeleteFunc(backends, func(e entry) bool { return e.Value.Port == 0 })
 	t := newTable()
-	defer t.print()
-	for _, e := range backends {
-		if string(e.Value.State) == "0" {
-			continue // free
-		}
-		t.row("id", e.Key, "->", "addr", e.Value.Addr, "port", e.Value.Port, "proto", e.Value.Proto,
-			"state", string(e.Value.State), "epoch", e.Value.Epoch)
+	t.row("key: id", "value: addr", "port", "proto", "state", "epoch")
+	for _, e := range backends[:min(shown, len(backends))] {
+		v := e.Value
+		t.row(e.Key, v.Addr, v.Port, protocol(v.Proto), string(v.State), v.Epoch)
+	}
+	t.print()
+	if more := len(backends) - shown; more > 0 {
+		fmt.Printf("  and %d more\n", more)
 	}
 	return nil
 }

@@ -180,7 +180,7 @@ func (d *demo) startLoad(ctx context.Context, lasting bool) (*load, error) {
 		}
 	}
 	for _, call := range kinds {
-		call.Gap = 200 * time.Microsecond // leaves the CPU to others
+		call.Gap = 2 * time.Millisecond // leaves the CPU to others
 		caller, err := d.client.Caller(call)
 		if err != nil {
 			return nil, err
@@ -192,12 +192,7 @@ func (d *demo) startLoad(ctx context.Context, lasting bool) (*load, error) {
 
 // more waits until each kind of call has been made often once more.
 func (l *load) more(ctx context.Context) error {
-	for _, c := range l.callers {
-		if err := c.More(ctx, 200); err != nil {
-			return err
-		}
-	}
-	return nil
+	return nstest.More(ctx, 200, l.callers...)
 }
 
 // stop returns how many calls were made and how many of those that began since then failed.

@@ -79,7 +79,8 @@ func calls(ctx context.Context, cmd *exec.Cmd, netns, cgroup string) (r report.R
 type Caller struct {
 	process *process
 	stdin   io.WriteCloser
-	stdout  *bufio.Reader
+	pipe    *os.File
+	stdout  *bufio.Reader // of pipe
 }
 
 // Caller starts calls from inside the container that go on until they are stopped; their count is
@@ -91,15 +92,19 @@ func (c *Container) Caller(call Call) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	stdout, err := cmd.StdoutPipe()
+	// Not StdoutPipe, whose end is lost when the process is waited for before it was read.
+	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
+	defer w.Close()
+	cmd.Stdout = w
 	p, err := start(cmd, c.Netns, c.Cgroup)
 	if err != nil {
+		r.Close()
 		return nil, err
 	}
-	return &Caller{process: p, stdin: stdin, stdout: bufio.NewReader(stdout)}, nil
+	return &Caller{process: p, stdin: stdin, pipe: r, stdout: bufio.NewReader(r)}, nil
 }
 
 // Report returns what came of the calls so far.
@@ -121,22 +126,33 @@ func (c *Caller) read() (r report.Report, err error) {
 	return r, nil
 }
 
-// More waits until that many calls have been made after now.
-func (c *Caller) More(ctx context.Context, calls int) error {
-	from, err := c.Report()
-	if err != nil {
-		return err
+// More waits until each of the callers has made that many calls after now.
+func More(ctx context.Context, calls int, callers ...*Caller) error {
+	var want []int
+	for _, c := range callers {
+		r, err := c.Report()
+		if err != nil {
+			return err
+		}
+		want = append(want, r.Calls+calls)
 	}
-	return Await(ctx, fmt.Sprintf("%d more calls", calls), func() (bool, error) {
-		now, err := c.Report()
-		return now.Calls >= from.Calls+calls, err
-	})
+	for i, c := range callers {
+		err := Await(ctx, fmt.Sprintf("%d more calls", calls), func() (bool, error) {
+			now, err := c.Report()
+			return now.Calls >= want[i], err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Stop ends the calls and returns what came of all of them.
 func (c *Caller) Stop() (report.Report, error) {
 	c.stdin.Close()
 	r, err := c.read()
+	c.pipe.Close()
 	<-c.process.done
 	return r, errors.Join(err, c.process.err)
 }
