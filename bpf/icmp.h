@@ -67,7 +67,9 @@ static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *p
 		key->proto = ip.protocol;
 		l4 = off + ip.ihl * 4;
 	}
-	if (!has_ports(key->proto) || bpf_skb_load_bytes(skb, l4, ports, sizeof(ports)))
+	/* Not from padding behind the message: its checksum does not cover that. */
+	if (!has_ports(key->proto) || l4 + sizeof(ports) > pkt->l4 + pkt->l4_len ||
+	    bpf_skb_load_bytes(skb, l4, ports, sizeof(ports)))
 		return -1;
 	key->sport = bpf_ntohs(ports[0]);
 	key->dport = bpf_ntohs(ports[1]);
