@@ -35,6 +35,16 @@ func pseudoSum(src, dst netip.Addr, proto uint8, length int) uint32 {
 // errNotChecked says that a packet has no checksum that could be verified.
 var errNotChecked = errors.New("no checksum to verify")
 
+// wrongSum says what a packet's transport, with its checksum and pseudo-header, sums to.
+type wrongSum struct {
+	proto uint8
+	sum   uint16
+}
+
+func (e *wrongSum) Error() string {
+	return fmt.Sprintf("protocol %d sums to %#04x", e.proto, e.sum)
+}
+
 // verifyChecksums checks the IPv4 header's checksum and the transport's, from the bytes alone. It
 // returns errNotChecked when the packet is no whole IP packet of a protocol that has one.
 func verifyChecksums(b []byte) error {
@@ -130,7 +140,7 @@ func verifyTransport(proto uint8, src, dst netip.Addr, b []byte) error {
 		return errNotChecked
 	}
 	if s := onesSum(sum, b); s != 0xffff {
-		return fmt.Errorf("protocol %d sums to %#04x", proto, s)
+		return &wrongSum{proto: proto, sum: s}
 	}
 	return nil
 }

@@ -153,6 +153,9 @@ func errorsLeft(f family, proto uint8) (all []fixture) {
 	short := e
 	short.n = 3
 	as("quoting too little", short.about(f, "B", "A", at7000))
+	padded := short.about(f, "B", "A", at7000)
+	padded.pad = 40
+	as("quoting too little, padded", padded)
 	short.n = -8
 	as("quoting less", short.about(f, "B", "A", at7000))
 	as("about another protocol", e.about(f, "B", "A", frame{src: "A", dst: "B", proto: 47, data: testData(20)}))
