@@ -112,6 +112,7 @@ func TestInterfaceGone(t *testing.T) {
 // TestAttachModeChanges: a restart with another mode leaves nothing of the first.
 func TestAttachModeChanges(t *testing.T) {
 	n := newNode(t)
+	needTCX(t)
 	i := n.veth(1)
 	for round, mode := range []AttachMode{AttachClsact, AttachTCX, AttachClsact, AttachAuto} {
 		o := n.options()

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/sluice-net/sluice/registry"
 	"github.com/vishvananda/netlink"
 )
@@ -18,10 +19,29 @@ func modes(t *testing.T, f func(t *testing.T, n *node, o Options)) {
 	for _, mode := range []AttachMode{AttachClsact, AttachTCX} {
 		t.Run(string(mode), func(t *testing.T) {
 			n := newNode(t)
+			if mode == AttachTCX {
+				needTCX(t)
+			}
 			o := n.options()
 			o.Attach = mode
 			f(t, n, o)
 		})
+	}
+}
+
+// needTCX skips the test where the kernel has no tcx.
+func needTCX(t testing.TB) {
+	t.Helper()
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	if !haveTCX(prog) {
+		t.Skip("the kernel has no tcx")
 	}
 }
 
