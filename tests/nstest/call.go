@@ -64,6 +64,12 @@ func (n *Node) Call(ctx context.Context, call Call) (report.Report, error) {
 	return calls(ctx, exec.Command(n.bin.Probe, call.args()...), n.Netns, n.Cgroup)
 }
 
+// CallIn makes the calls from a process in a namespace and a cgroup that something else made, such
+// as a container runtime.
+func (n *Node) CallIn(ctx context.Context, netns, cgroup string, call Call) (report.Report, error) {
+	return calls(ctx, exec.Command(n.bin.Probe, call.args()...), netns, cgroup)
+}
+
 func calls(ctx context.Context, cmd *exec.Cmd, netns, cgroup string) (r report.Report, err error) {
 	out, err := run(ctx, cmd, netns, cgroup)
 	if err != nil {
