@@ -125,7 +125,9 @@ static __always_inline bool has_ports(__u8 proto)
 /* Makes the first len bytes linear, or as many as there are. */
 static __always_inline void pull(struct __sk_buff *skb, __u32 len)
 {
-	if ((__u64)skb->data + len > (__u64)skb->data_end)
+	__u32 linear = (__u32)skb->data_end - (__u32)skb->data;
+
+	if (linear < len && linear < skb->len)
 		bpf_skb_pull_data(skb, len < skb->len ? len : skb->len);
 }
 
