@@ -120,7 +120,9 @@ func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
 	if err != nil {
 		return nil, err
 	}
+	attach, _ := attachMode(c.Datapath.Attach)
 	return loader.Open(loader.Options{
+		Attach:            attach,
 		BPFFS:             c.Paths.BPFFS,
 		Cgroup:            cgroup,
 		SocketTranslation: c.Datapath.SocketTranslation,

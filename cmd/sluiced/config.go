@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/sluice-net/sluice/loader"
 )
 
 // Config is the agent's configuration file. defaults fills every key; a file changes some.
@@ -35,6 +37,7 @@ type Config struct {
 	Datapath struct {
 		SocketTranslation bool    // translate at connect and sendmsg; off: only packets are
 		MapScale          float64 // multiplies the default size of every BPF map
+		Attach            string  // how programs come onto veths: auto, tcx or clsact
 	}
 	Metrics struct {
 		Listen string // loopback ADDRESS:PORT of the Prometheus endpoint; empty: none
@@ -45,6 +48,7 @@ type Config struct {
 func (c *Config) Socket() string { return filepath.Join(c.Paths.Run, socketName) }
 
 const (
+	attachAuto = "auto"
 	socketName = "sluiced.sock"
 	// maxConfig bounds the configuration file, in bytes.
 	maxConfig = 1 << 20
@@ -63,6 +67,7 @@ func defaults() *Config {
 	c.Services.CIDRs = prefixes("10.96.0.0/16", "fd00:10:96::/112")
 	c.Datapath.SocketTranslation = true
 	c.Datapath.MapScale = 1
+	c.Datapath.Attach = attachAuto
 	c.Metrics.Listen = "127.0.0.1:9464"
 	return c
 }
@@ -143,6 +148,7 @@ func (c *Config) schema(d *document) decoder {
 		"datapath": d.object(keys{
 			"socketTranslation": d.boolean(&c.Datapath.SocketTranslation),
 			"mapScale":          d.number(&c.Datapath.MapScale),
+			"attach":            d.text(&c.Datapath.Attach),
 		}),
 		"metrics": d.object(keys{
 			"listen": d.text(&c.Metrics.Listen),
@@ -162,6 +168,9 @@ func (c *Config) check(d *document) {
 	c.checkRanges(d)
 	if s := c.Datapath.MapScale; !(s >= 0.001 && s <= 64) { // so that NaN fails as well
 		d.fail("datapath.mapScale", "%v: want 0.001 to 64", s)
+	}
+	if _, ok := attachMode(c.Datapath.Attach); !ok {
+		d.fail("datapath.attach", "%q: want auto, tcx or clsact", c.Datapath.Attach)
 	}
 	if c.Metrics.Listen == "" {
 		return
@@ -270,4 +279,15 @@ func usable(a netip.Addr) error {
 		return fmt.Errorf("%s: an unspecified, loopback, multicast or link-local address cannot be used here", a)
 	}
 	return nil
+}
+
+// attachMode reads datapath.attach.
+func attachMode(s string) (mode loader.AttachMode, ok bool) {
+	switch s {
+	case attachAuto:
+		return loader.AttachAuto, true
+	case string(loader.AttachTCX), string(loader.AttachClsact):
+		return loader.AttachMode(s), true
+	}
+	return "", false
 }

@@ -52,7 +52,7 @@ paths:      {state: /s/, run: /r, bpffs: /sys/fs/bpf/b, cgroup: /c}
 registry:   {embedded: {}}
 containers: {cidrs: [10.1.0.0/24], mtu: 1400}
 services:   {cidrs: ["fd00::/112"]}
-datapath:   {socketTranslation: false, mapScale: 2}
+datapath:   {socketTranslation: false, mapScale: 2, attach: tcx}
 metrics:    {listen: "[::1]:1"}
 `))
 	if err != nil {
@@ -65,7 +65,7 @@ metrics:    {listen: "[::1]:1"}
 	want.Paths.BPFFS, want.Paths.Cgroup = "/sys/fs/bpf/b", "/c"
 	want.Containers.CIDRs, want.Containers.MTU = prefixes("10.1.0.0/24"), 1400
 	want.Services.CIDRs = prefixes("fd00::/112")
-	want.Datapath.MapScale = 2
+	want.Datapath.MapScale, want.Datapath.Attach = 2, "tcx"
 	want.Metrics.Listen = "[::1]:1"
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)

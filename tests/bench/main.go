@@ -20,16 +20,17 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 15, "times that each figure is measured")
 	only := flag.String("only", "", "packets, calls or wires: measure nothing else")
+	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *rounds, *only); err != nil {
+	if err := run(ctx, *rounds, *only, *attach); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds int, only string) (err error) {
+func run(ctx context.Context, rounds int, only, attach string) (err error) {
 	dir, err := os.MkdirTemp("", "sluice-bench-")
 	if err != nil {
 		return err
@@ -41,7 +42,7 @@ func run(ctx context.Context, rounds int, only string) (err error) {
 	}
 	lab := &nstest.Lab{Binaries: binaries}
 	// Maps as large as they are by default: their misses in the CPU's caches are part of the cost.
-	node, err := lab.New(ctx, nstest.Settings{MapScale: 1})
+	node, err := lab.New(ctx, nstest.Settings{MapScale: 1, Attach: attach})
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,11 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"text/tabwriter"
 	"unsafe"
 
@@ -60,7 +60,7 @@ type bench struct {
 	overhead float64
 }
 
-// find looks up the client's veth by the route to it, and the program there by its pinned link.
+// find looks up the client's veth by the route to it, and the program that is attached there.
 func (b *bench) find(node *nstest.Node, client *nstest.Container) error {
 	routes, err := netlink.RouteGet(client.V4.AsSlice())
 	if err != nil {
@@ -69,18 +69,31 @@ func (b *bench) find(node *nstest.Node, client *nstest.Container) error {
 	if b.veth, err = netlink.LinkByIndex(routes[0].LinkIndex); err != nil {
 		return err
 	}
-	pin := filepath.Join(node.BPFFS, "links", b.veth.Attrs().Name+".from_pod")
-	l, err := link.LoadPinnedLink(pin, nil)
+	id, err := b.attached()
 	if err != nil {
-		return fmt.Errorf("open link of from_pod (there is none before Linux 6.6): %w", err)
+		return fmt.Errorf("find from_pod on %s: %w", b.veth.Attrs().Name, err)
 	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return err
-	}
-	b.prog, err = ebpf.NewProgramFromID(info.Program)
+	b.prog, err = ebpf.NewProgramFromID(id)
 	return err
+}
+
+// attached finds the program on the veth's ingress, by tcx or as a clsact filter.
+func (b *bench) attached() (ebpf.ProgramID, error) {
+	if programs, err := link.QueryPrograms(link.QueryOptions{
+		Target: b.veth.Attrs().Index, Attach: ebpf.AttachTCXIngress,
+	}); err == nil && len(programs.Programs) == 1 {
+		return programs.Programs[0].ID, nil
+	}
+	filters, err := netlink.FilterList(b.veth, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range filters {
+		if bpf, ok := f.(*netlink.BpfFilter); ok {
+			return ebpf.ProgramID(bpf.Id), nil
+		}
+	}
+	return 0, errors.New("there is none")
 }
 
 func (b *bench) table(client *nstest.Container) error {

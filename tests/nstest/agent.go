@@ -22,7 +22,7 @@ paths: {state: {{.N.State}}, run: {{.N.Run}}, bpffs: {{.N.BPFFS}}, cgroup: {{.N.
 registry: {embedded: {}}
 containers: {cidrs: [{{range .S.Containers}}"{{.}}", {{end}}]}
 services: {cidrs: [{{range .S.Services}}"{{.}}", {{end}}]}
-datapath: {socketTranslation: {{not .S.NoSocketTranslation}}, mapScale: {{.S.MapScale}}}
+datapath: {socketTranslation: {{not .S.NoSocketTranslation}}, mapScale: {{.S.MapScale}}, attach: {{.S.Attach}}}
 metrics: {listen: "127.0.0.1:9464"}
 `
 
@@ -35,6 +35,9 @@ func (s Settings) filled() Settings {
 	}
 	if s.Services == nil {
 		s.Services = []string{"10.96.0.0/16", "fd00:10:96::/112"}
+	}
+	if s.Attach == "" {
+		s.Attach = "auto"
 	}
 	if s.MapScale == 0 {
 		s.MapScale = 0.02

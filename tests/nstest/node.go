@@ -42,6 +42,7 @@ type Settings struct {
 	Containers []string // 10.244.1.0/24, fd00:10:244:1::/64
 	Services   []string // 10.96.0.0/16, fd00:10:96::/112
 	MapScale   float64  // 0.02
+	Attach     string   // auto
 	// NoSocketTranslation leaves all translation to tc.
 	NoSocketTranslation bool
 }
