@@ -163,9 +163,12 @@ func TestResizeKilledAtEachStep(t *testing.T) {
 func TestResizeWhileRunning(t *testing.T) {
 	n := newNode(t)
 	i := n.veth(1)
-	prepare(t, n, n.options(), i)
 	o := n.options()
-	o.Sizes.Flows = 256
+	// Before Linux 6.16 each CPU takes 128 free entries of an LRU map at a time: of a small map, all.
+	// Another CPU then evicts what was just written.
+	o.Sizes.Flows = 2048
+	prepare(t, n, o, i)
+	o.Sizes.Flows = 4096
 	var l *Loader
 	write := func(pin string, number int, service uint32) {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(n.bpffs, pin), nil)

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -105,22 +103,18 @@ func newWires(t testing.TB, f family) *wires {
 	w.node.sysctl("net/ipv4/ip_forward", "1")
 	w.node.sysctl("net/ipv6/conf/all/forwarding", "1")
 	for _, name := range []string{"A", "B", "C"} {
-		w.attach(name, "from_pod", ebpf.AttachTCXIngress)
-		w.attach(name, "to_pod", ebpf.AttachTCXEgress)
+		w.attach(name)
 	}
 	return w
 }
 
-func (w *wires) attach(name, prog string, where ebpf.AttachType) {
+// attach attaches the programs to a container's veth, in the way that every kernel has.
+func (w *wires) attach(name string) {
 	w.t.Helper()
 	w.node.do(func() error {
-		l, err := link.AttachTCX(link.TCXOptions{
-			Interface: int(w.ifindex[name]), Program: w.coll.Programs[prog], Attach: where,
+		return clsact{}.attach("host"+name, int(w.ifindex[name]), &programs{
+			fromPod: w.coll.Programs["from_pod"], toPod: w.coll.Programs["to_pod"],
 		})
-		if err == nil {
-			w.t.Cleanup(func() { l.Close() })
-		}
-		return err
 	})
 }
 
