@@ -180,8 +180,8 @@ static __always_inline int answer_ip(struct __sk_buff *skb, const struct packet 
 
 		if ((void *)(ip + 1) > end)
 			return -1;
-		sum = (__u16)~ip->check + (__u64)(__u16)~ip->tot_len + (__u16)~bpf_htons(ip->ttl << 8) +
-		      (__u16)~ip->frag_off;
+		sum = (__u16)~ip->check + (__u64)(__u16)~ip->tot_len +
+		      (__u16)~bpf_htons(ip->ttl << 8) + (__u16)~ip->frag_off;
 		ip->tot_len = bpf_htons(payload + pkt->l4 - ETH_HLEN);
 		ip->ttl = ANSWER_TTL;
 		ip->frag_off = 0;

@@ -20,9 +20,9 @@ struct config {
 	 * link-local address (RFC 6724, 5, rule 2).
 	 */
 	struct addr hairpin_v6; /* fd53:6c75:6963:65::1 */
-	__u8 gateway_mac[6];    /* MAC of every veth's host side */
-	__u8 set_retval;        /* 1: the kernel has bpf_set_retval for sock_addr programs (5.18) */
-	__u8 coarse_clock;      /* 1: the kernel has bpf_ktime_get_coarse_ns (5.11) */
+	__u8 gateway_mac[6];	/* MAC of every veth's host side */
+	__u8 set_retval;	/* 1: the kernel has bpf_set_retval for sock_addr programs (5.18) */
+	__u8 coarse_clock;	/* 1: the kernel has bpf_ktime_get_coarse_ns (5.11) */
 };
 
 volatile const struct config cfg;

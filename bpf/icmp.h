@@ -27,7 +27,7 @@ static __always_inline bool is_icmp_error(const struct packet *pkt)
  * frame, or -1 when there is none to follow (too short, a fragment, another protocol).
  */
 static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *pkt,
-					struct flow_key *key)
+				   struct flow_key *key)
 {
 	__u32 off = pkt->l4 + ICMP_HLEN, l4;
 	__be16 ports[2];
@@ -142,8 +142,8 @@ static __noinline int error_rewrite_v6(struct __sk_buff *skb, const struct packe
  * ifindex is the veth that the error came in by, or 0; an error from a container may only speak of
  * that container's flows.
  */
-static __noinline int icmp_error_translate(struct __sk_buff *skb, struct packet *pkt,
-					   __u32 ifindex, __u32 *out, __u8 *mac)
+static __noinline int icmp_error_translate(struct __sk_buff *skb, struct packet *pkt, __u32 ifindex,
+					   __u32 *out, __u8 *mac)
 {
 	struct scratch *work = scratch_here();
 	struct flow_key *quoted, *key;
@@ -185,8 +185,7 @@ static __noinline int icmp_error_translate(struct __sk_buff *skb, struct packet 
 		err = error_rewrite_v6(skb, pkt, entry, work);
 	else
 		err = error_rewrite_v4(skb, pkt, entry, work);
-	if (err || bpf_l4_csum_replace(skb, pkt->l4 + ICMP_CHECK, 0,
-				       fold32(work->sum), 0))
+	if (err || bpf_l4_csum_replace(skb, pkt->l4 + ICMP_CHECK, 0, fold32(work->sum), 0))
 		return -1;
 	*out = entry->out_ifindex;
 	__builtin_memcpy(mac, entry->out_mac, 6);

@@ -11,11 +11,11 @@
 #include "types.h"
 
 /* Adds to a field of the per-CPU counters. Programs may be preempted, hence the atomic add. */
-#define COUNT(field)                                                    \
-	do {                                                            \
-		struct counters *_c = counters_here();                  \
-		if (_c)                                                 \
-			__sync_fetch_and_add(&_c->field, 1);            \
+#define COUNT(field)                                         \
+	do {                                                 \
+		struct counters *_c = counters_here();       \
+		if (_c)                                      \
+			__sync_fetch_and_add(&_c->field, 1); \
 	} while (0)
 
 static __always_inline struct counters *counters_here(void)

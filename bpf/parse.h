@@ -19,9 +19,9 @@
 
 #include "types.h"
 
-#define IP_MF	  0x2000 /* more fragments, RFC 791 */
-#define IP_OFFSET 0x1fff
-#define IP6_MF	  0x0001 /* RFC 8200, 4.5 */
+#define IP_MF	   0x2000 /* more fragments, RFC 791 */
+#define IP_OFFSET  0x1fff
+#define IP6_MF	   0x0001 /* RFC 8200, 4.5 */
 #define IP6_OFFSET 0xfff8
 
 #define NEXTHDR_HOP	 0
@@ -33,9 +33,9 @@
 #define NEXTHDR_MOBILITY 135
 
 /* The uapi headers for ICMP drag in libc; both versions' headers begin alike. */
-#define ICMP_HLEN  8
-#define ICMP_CHECK 2 /* offset of the checksum */
-#define ICMP_UNREACHABLE       3  /* RFC 792 */
+#define ICMP_HLEN	       8
+#define ICMP_CHECK	       2 /* offset of the checksum */
+#define ICMP_UNREACHABLE       3 /* RFC 792 */
 #define ICMP_UNREACHABLE_PORT  3
 #define ICMP_TIME_EXCEEDED     11
 #define ICMP_PARAMETER_PROBLEM 12
@@ -193,8 +193,7 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 			return PARSED_IP;
 		if (pkt->fragment == FRAGMENT_LATER)
 			return PARSED_IP;
-		if (pkt->l4_len < ICMP_HLEN ||
-		    bpf_skb_load_bytes(skb, pkt->l4, &pkt->icmp_type, 1))
+		if (pkt->l4_len < ICMP_HLEN || bpf_skb_load_bytes(skb, pkt->l4, &pkt->icmp_type, 1))
 			return PARSED_MALFORMED;
 		return PARSED_ICMP;
 	}
@@ -257,8 +256,8 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 	pkt->l4 = ETH_HLEN + hlen;
 	pkt->l4_len = l4_length(ETH_HLEN + total, pkt->l4);
 	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) {
-		pkt->fragment = ip->frag_off & bpf_htons(IP_OFFSET) ? FRAGMENT_LATER
-								     : FRAGMENT_FIRST;
+		pkt->fragment =
+			ip->frag_off & bpf_htons(IP_OFFSET) ? FRAGMENT_LATER : FRAGMENT_FIRST;
 		pkt->frag_id = ip->id;
 	}
 	if (hlen > sizeof(*ip))
