@@ -2,6 +2,7 @@ package loader
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -135,6 +137,9 @@ func (w *wires) pod(name string) {
 	w.t.Helper()
 	pod := newNetspace(w.t)
 	w.pods[name] = pod
+	// Tests ask for more errors a second than a host gives away.
+	pod.sysctl("net/ipv4/icmp_ratelimit", "0")
+	pod.sysctl("net/ipv6/icmp/ratelimit", "0")
 	pm, gm := mac(name), mac("G")
 	w.node.do(func() error {
 		host, err := netlink.LinkByName("host" + name)
@@ -168,6 +173,22 @@ func (w *wires) pod(name string) {
 		}
 		return errors.Join(err, netlink.RouteAdd(&netlink.Route{LinkIndex: link, Gw: gateway}))
 	})
+	// The end that came up first drops all packets until the kernel has noticed its carrier, which
+	// it does in the background.
+	w.node.do(func() error { return awaitCarrier("host" + name) })
+	pod.do(func() error { return awaitCarrier("pod" + name) })
+}
+
+func awaitCarrier(device string) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		l, err := netlink.LinkByName(device)
+		if err != nil || l.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is %s", device, l.Attrs().OperState)
+		}
+	}
 }
 
 // offload turns the checksumming and segmentation by a device in a namespace on or off. Without, the

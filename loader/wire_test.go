@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -221,9 +220,4 @@ func TestRefusedTCP(t *testing.T) {
 			t.Errorf("%d packets were refused, want 2", got)
 		}
 	})
-}
-
-// udpAddr is an address of a fixture.
-func (w *wires) udpAddr(endpoint string) *net.UDPAddr {
-	return net.UDPAddrFromAddrPort(netip.MustParseAddrPort(w.at(endpoint)))
 }
