@@ -130,18 +130,14 @@ func (c *Client) post(ctx context.Context, path string, body []byte, out any) er
 	return nil
 }
 
-// unavailable marks an error of the connection. Any other (a path that is no socket, no permission)
-// will not go away by itself.
+// unavailable marks an error of the connection, unless it will not go away by itself: no permission,
+// or a path that cannot be a socket's. The others come in many forms, not all of which have a name
+// (net/http has its own for a server that dies between two requests).
 func (c *Client) unavailable(err error) error {
-	for _, transient := range []error{
-		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.EAGAIN, os.ErrNotExist,
-		io.EOF, io.ErrUnexpectedEOF, context.DeadlineExceeded, os.ErrDeadlineExceeded,
-	} {
-		if errors.Is(err, transient) {
-			return fmt.Errorf("%w at %s: %w", ErrUnavailable, c.socket, err)
-		}
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("reach the agent at %s: %w", c.socket, err)
 	}
-	return fmt.Errorf("reach the agent at %s: %w", c.socket, err)
+	return fmt.Errorf("%w at %s: %w", ErrUnavailable, c.socket, err)
 }
 
 func decodeRefusal(path string, resp *http.Response, reply []byte) error {

@@ -75,6 +75,9 @@ func (p *Plugin) add(args *skel.CmdArgs) (err error) {
 	if err := p.step("commit", func() error { return client.Commit(ctx, commit) }); err != nil {
 		return err
 	}
+	if err := p.step("await", func() error { return awaitReady(ns, args.IfName, reply.Addresses) }); err != nil {
+		return err
+	}
 	return p.step("print", func() error { return p.printResult(conf, args, reply) })
 }
 

@@ -61,6 +61,16 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(e)
 		return
 	}
+	if r.URL.Path == PathCommit {
+		link, err := netlink.LinkByName(HostInterface(testID()))
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+	}
 	if r.URL.Path == PathAdd {
 		_ = json.NewEncoder(w).Encode(AddReply{
 			Reservation: "r1", HostInterface: HostInterface(testID()), MAC: DefaultMAC(testID()).String(), MTU: 1400,

@@ -6,10 +6,17 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+)
+
+const (
+	// readyPatience is more than the second by which linkwatch delays what is not urgent to it.
+	readyPatience = 5 * time.Second
+	readyPause    = 500 * time.Microsecond
 )
 
 // createVeth makes the pair: the host side here, the other at once in the container's namespace,
@@ -108,6 +115,53 @@ func configure(ns *netns, ifName string, addrs []netip.Addr) error {
 		}
 		return nil
 	})
+}
+
+// awaitReady waits for two things that the kernel does some time after it was asked, before which
+// packets are lost: it starts the queue of the container's side when it has noticed that the host
+// side came up (linkwatch; newer kernels do it at once when asked for the link's state, as here), and
+// it makes a new IPv6 address' local route (addrconf_dad_work, also without duplicate detection).
+func awaitReady(ns *netns, ifName string, addrs []netip.Addr) error {
+	return ns.do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open netlink socket: %w", err)
+		}
+		defer h.Close()
+		for deadline := time.Now().Add(readyPatience); ; time.Sleep(readyPause) {
+			missing, err := notReady(h, ifName, addrs)
+			if err != nil || missing == "" {
+				return err
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s after %s", missing, readyPatience)
+			}
+		}
+	})
+}
+
+// notReady says what an interface lacks for traffic, nothing when it lacks nothing.
+func notReady(h *netlink.Handle, ifName string, addrs []netip.Addr) (string, error) {
+	link, err := h.LinkByName(ifName)
+	if err != nil {
+		return "", fmt.Errorf("find interface %s in the container: %w", ifName, err)
+	}
+	if state := link.Attrs().OperState; state != netlink.OperUp {
+		return fmt.Sprintf("interface %s is %s", ifName, state), nil
+	}
+	for _, a := range addrs {
+		if a.Is4() {
+			continue // its route is there when the kernel has answered
+		}
+		routes, err := h.RouteGet(a.AsSlice())
+		if err != nil {
+			return "", fmt.Errorf("find the route to %s in the container: %w", a, err)
+		}
+		if len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {
+			return fmt.Sprintf("address %s has no local route", a), nil
+		}
+	}
+	return "", nil
 }
 
 // quietIPv6 turns IPv6 on for the interface, also where a runtime has it off by default, and stops

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +133,9 @@ func (d *Disk) load(boot string) (Contents, error) {
 			return c, err
 		}
 	}
+	c.Unreadable = slices.DeleteFunc(c.Unreadable, func(host string) bool { // written anew since
+		return slices.ContainsFunc(c.Attachments, func(a Attachment) bool { return a.HostInterface == host })
+	})
 	// An unreadable place is no loss: the ring starts at the beginning.
 	if b, err := os.ReadFile(filepath.Join(d.dir, lastFile)); err == nil {
 		if json.Unmarshal(b, &c.Last) != nil {
@@ -194,13 +198,20 @@ func ParseAttachment(b []byte) (Attachment, error) {
 	return a, nil
 }
 
-// Put writes a record.
+// Put writes a record. It takes the place of one that was set aside.
 func (d *Disk) Put(a Attachment) error {
 	b, err := json.MarshalIndent(a, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write attachment %s: %w", a.HostInterface, err)
 	}
-	return d.write(a.HostInterface+suffix, append(b, '\n'))
+	name := a.HostInterface + suffix
+	if err := d.write(name, append(b, '\n')); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(d.dir, name+badSuffix)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove unreadable attachment: %w", err)
+	}
+	return nil
 }
 
 // Delete removes a record.

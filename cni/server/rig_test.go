@@ -135,6 +135,7 @@ type rig struct {
 	book   *book
 	server *Server
 	http   *http.Server
+	closed func() // waits until the socket is closed
 }
 
 func newRig(t testing.TB, change ...func(*Options)) *rig {
@@ -176,6 +177,13 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 	return r
 }
 
+// within lets a subtest use the rig until it ends.
+func (r *rig) within(t *testing.T) {
+	parent := r.t
+	r.t = t
+	t.Cleanup(func() { r.t = parent })
+}
+
 func prefixes(s ...string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range s {
@@ -212,12 +220,14 @@ func (r *rig) listen() {
 		r.t.Fatal(err)
 	}
 	r.http = &http.Server{Handler: r.server.Handler()}
-	h := r.http
-	go func() {
-		if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	served := make(chan error, 1)
+	go func(h *http.Server) { served <- h.Serve(l) }(r.http)
+	r.closed = func() {
+		l.Close() // Serve may not have begun
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			r.t.Error(err)
 		}
-	}()
+	}
 }
 
 // stop ends the server and removes its socket; what is wired stays.
@@ -229,6 +239,7 @@ func (r *rig) stop() {
 	if err := r.http.Close(); err != nil {
 		r.t.Error(err)
 	}
+	r.closed()
 	if err := r.server.Close(); err != nil {
 		r.t.Error(err)
 	}
@@ -285,6 +296,27 @@ func newNetns(t testing.TB) netns.NsHandle {
 		t.Fatal(got.err)
 	}
 	return got.handle
+}
+
+// inNetns runs f on a thread in a namespace, which ends with it.
+func inNetns(h netns.NsHandle, f func() error) error {
+	done := make(chan error)
+	var enter func()
+	enter = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			go enter()
+			runtime.UnlockOSThread()
+			return
+		}
+		err := netns.Set(h)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}
+	go enter()
+	return <-done
 }
 
 // netlink returns a netlink socket in the container.
