@@ -28,6 +28,13 @@
 #define IDLE_DATAGRAM (120 * SECOND)
 /* The same for a stream that was not seen to close (RFC 5382, REQ-5: 2 hours 4 minutes). */
 #define IDLE_STREAM (7440 * SECOND)
+/*
+ * How long a closed connection's tuple is still the far end's: Linux keeps TIME_WAIT for 60 seconds
+ * (TCP_TIMEWAIT_LEN), and a second more makes up for a stale seen. A connection to another
+ * destination that became the same tuple would come with another clock in its timestamps (RFC 7323,
+ * 5; the kernel's ts_off depends on the destination), and its SYN would be turned away as old.
+ */
+#define TIME_WAIT (61 * SECOND)
 /* How many source ports are tried for a flow that collides. */
 #define PORT_TRIES 16
 /* Where other source ports are taken from: Linux's default ephemeral range begins here too. */
@@ -142,26 +149,27 @@ static __always_inline bool answers(const struct flow *entry, const struct flow_
 	       addr_equal(&entry->saddr, &key->daddr) && addr_equal(&entry->daddr, &key->saddr);
 }
 
-/* Whether a living flow stands behind the entry: not closed from both sides, not reset, not idle. */
+/* Whether a living flow stands behind the entry: not reset, not long closed, not long idle. */
 static __always_inline bool alive(const struct flow *entry, __u8 proto, __u64 now)
 {
 	const struct flow *twin;
 	struct flow_key key;
-	__u64 seen = entry->seen;
-	__u8 both;
+	__u64 seen = entry->seen, patience = IDLE_STREAM;
+	__u8 either = entry->flags, both = entry->flags;
 
 	reply_key(&key, entry, proto);
 	twin = bpf_map_lookup_elem(&flows, &key);
-	if (twin && twin->seen > seen)
-		seen = twin->seen;
-	if (now > seen + (proto == IPPROTO_UDP ? IDLE_DATAGRAM : IDLE_STREAM))
-		return false;
-	if (!twin)
-		return !(entry->flags & (FLOW_FIN | FLOW_RST));
-	if ((entry->flags | twin->flags) & FLOW_RST)
-		return false;
-	both = entry->flags & twin->flags;
-	return !(both & FLOW_FIN);
+	if (twin) {
+		either |= twin->flags;
+		both &= twin->flags;
+		if (twin->seen > seen)
+			seen = twin->seen;
+	}
+	if (proto == IPPROTO_UDP)
+		patience = IDLE_DATAGRAM;
+	else if (both & FLOW_FIN)
+		patience = TIME_WAIT;
+	return !(either & FLOW_RST) && now <= seen + patience;
 }
 
 /* Whether the packet begins a new flow where the entry's has ended. */

@@ -137,13 +137,30 @@ func deadCollisions(proto uint8) []fixture {
 	rst := packet(proto, "A:1234", "V:80").with(flagRST)
 	back := packet(proto, "B:7000", "A:1234")
 	sendFIN := at("A>", fin).redirects(fin.as("A:1234", "B:7000").to("B"))
+	sendBackFIN := at("B>", back.with(flagFIN)).redirects(back.with(flagFIN).as("V:80", "A:1234").to("A"))
+	minute := func(r *rig) {
+		r.age(r.key(proto, "A:1234", "V:80"), 62)
+		r.age(r.key(proto, "B:7000", "A:1234"), 62)
+	}
 	return append(x,
-		dead("closed", whole+" fin svc1 be1 [A B]", sendFIN,
-			at("B>", back.with(flagFIN)).redirects(back.with(flagFIN).as("V:80", "A:1234").to("A"))),
+		dead("closed a minute ago", whole+" fin svc1 be1 [A B]", sendFIN, sendBackFIN, do(minute)),
 		dead("reset by the client", whole+" rst svc1 be1 [A B]",
 			at("A>", rst).redirects(rst.as("A:1234", "B:7000").to("B"))),
 		dead("reset by the backend", whole+" svc1 be1 [A B]",
 			at("B>", back.with(flagRST)).redirects(back.with(flagRST).as("V:80", "A:1234").to("A"))),
+		fixture{
+			name: "closed just now: the backend may keep it in TIME_WAIT",
+			steps: []step{
+				toVIP, sendFIN, sendBackFIN,
+				at("A>", direct).redirects(direct.as("A:P", "B:7000").to("B")),
+			},
+			counters: counters{FlowsCreated: 2, PortsRewritten: 1},
+			flows: lines(proto,
+				"A:1234>V:80 = A:1234>B:7000 A->B dst fin svc1 be1 [A B]",
+				"B:7000>A:1234 = V:80>A:1234 B->A src reply fin svc1 be1 [B A]",
+				"A:1234>B:7000 = A:P>B:7000 A->B src [A B]",
+				"B:7000>A:P = B:7000>A:1234 B->A dst reply [B A]"),
+		},
 		fixture{
 			name: "closed from one side only",
 			steps: []step{
