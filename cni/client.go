@@ -52,7 +52,14 @@ func (c *Client) Add(ctx context.Context, r AddRequest) (reply AddReply, err err
 	return reply, err
 }
 
-// Commit tells the agent that the interface is wired. An agent that is being restarted is waited for.
+// Attach has the agent put its programs on the interface and set the host side up. An agent that is
+// being restarted is waited for.
+func (c *Client) Attach(ctx context.Context, r CommitRequest) error {
+	return c.call(ctx, PathAttach, r, nil, addPatience)
+}
+
+// Commit tells the agent that the container can be reached. An agent that is being restarted is
+// waited for.
 func (c *Client) Commit(ctx context.Context, r CommitRequest) error {
 	return c.call(ctx, PathCommit, r, nil, addPatience)
 }

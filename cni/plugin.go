@@ -72,10 +72,14 @@ func (p *Plugin) add(args *skel.CmdArgs) (err error) {
 		return err
 	}
 	commit := CommitRequest{AttachmentID: request.AttachmentID, Reservation: reply.Reservation}
-	if err := p.step("commit", func() error { return client.Commit(ctx, commit) }); err != nil {
+	if err := p.step("attach", func() error { return client.Attach(ctx, commit) }); err != nil {
 		return err
 	}
+	// Before others learn of the container: a call that came now would be lost.
 	if err := p.step("await", func() error { return awaitReady(ns, args.IfName, reply.Addresses) }); err != nil {
+		return err
+	}
+	if err := p.step("commit", func() error { return client.Commit(ctx, commit) }); err != nil {
 		return err
 	}
 	return p.step("print", func() error { return p.printResult(conf, args, reply) })

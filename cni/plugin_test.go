@@ -61,7 +61,7 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(e)
 		return
 	}
-	if r.URL.Path == PathCommit {
+	if r.URL.Path == PathAttach {
 		link, err := netlink.LinkByName(HostInterface(testID()))
 		if err == nil {
 			err = netlink.LinkSetUp(link)

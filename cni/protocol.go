@@ -30,6 +30,7 @@ const (
 // needs a new version.
 const (
 	PathAdd    = "/cni/v1/add"
+	PathAttach = "/cni/v1/attach"
 	PathCommit = "/cni/v1/commit"
 	PathDel    = "/cni/v1/del"
 	PathCheck  = "/cni/v1/check"
@@ -87,7 +88,9 @@ type AddReply struct {
 	Addresses     []netip.Addr `json:"addresses"`
 }
 
-// CommitRequest tells the agent that the interface is wired. Asking again is harmless.
+// CommitRequest tells the agent how far an ADD has come: to attach, that the interface is there and
+// its host side may carry packets; to commit, that the container can be reached and others may learn
+// of it. Asking again is harmless.
 type CommitRequest struct {
 	AttachmentID
 	Reservation string `json:"reservation"`

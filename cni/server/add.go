@@ -157,40 +157,57 @@ func (s *Server) allocate(want []netip.Addr) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// commit puts an interface that the plugin has wired into service.
+// attach makes an interface that the plugin has made carry the container's packets.
+func (s *Server) attach(ctx context.Context, r cni.CommitRequest) (none, error) {
+	return none{}, s.reserved(ctx, "attach", r, func(a ipam.Attachment, index int) error {
+		return s.connect(a, index)
+	})
+}
+
+// commit puts an interface, whose container can be reached, into service.
 func (s *Server) commit(ctx context.Context, r cni.CommitRequest) (none, error) {
+	return none{}, s.reserved(ctx, "commit", r, func(a ipam.Attachment, _ int) error {
+		if err := s.register(ctx, a, s.opts.Registry.PutEndpoint); err != nil {
+			return err
+		}
+		a.State = ipam.Committed
+		err := s.step("record")
+		if err == nil {
+			err = s.put(a)
+		}
+		return err
+	})
+}
+
+// reserved does a step of the ADD that holds the reservation.
+func (s *Server) reserved(ctx context.Context, name string, r cni.CommitRequest, do func(a ipam.Attachment, index int) error) error {
 	host := cni.HostInterface(r.AttachmentID)
 	unlock, err := s.locks.lock(ctx, host)
 	if err != nil {
-		return none{}, fmt.Errorf("wait for another request for %s: %w", r.AttachmentID, err)
+		return fmt.Errorf("wait for another request for %s: %w", r.AttachmentID, err)
 	}
 	defer unlock()
 	a, ok, _ := s.get(host)
 	if !ok || a.State == ipam.Leaving || a.Reservation != r.Reservation {
-		return none{}, types.NewError(types.ErrUnknownContainer,
-			fmt.Sprintf("commit %s: the reservation is gone: a DEL or another ADD came between", r.AttachmentID), "")
+		return types.NewError(types.ErrUnknownContainer,
+			fmt.Sprintf("%s %s: the reservation is gone: a DEL or another ADD came between", name, r.AttachmentID), "")
 	}
 	index, err := hostIndex(host)
 	if err != nil {
-		return none{}, err
+		return err
 	}
 	if index == 0 {
-		return none{}, types.NewError(types.ErrInternal, fmt.Sprintf("commit %s: interface %s is not there", r.AttachmentID, host), "")
+		return types.NewError(types.ErrInternal, fmt.Sprintf("%s %s: interface %s is not there", name, r.AttachmentID, host), "")
 	}
-	if err := s.serve(ctx, a, index, s.opts.Registry.PutEndpoint); err != nil {
-		return none{}, fmt.Errorf("commit %s: %w", r.AttachmentID, err)
+	if err := do(a, index); err != nil {
+		return fmt.Errorf("%s %s: %w", name, r.AttachmentID, err)
 	}
-	a.State = ipam.Committed
-	err = s.step("record")
-	if err == nil {
-		err = s.put(a)
-	}
-	return none{}, err
+	return nil
 }
 
-// serve makes an interface reachable: the programs first, so that no packet passes without them, then
-// the device and its routes, then the registry, from where others learn of it. It may be repeated.
-func (s *Server) serve(ctx context.Context, a ipam.Attachment, index int, putEndpoint func(context.Context, registry.Endpoint) error) error {
+// connect makes an interface carry packets: the programs first, so that none passes without them,
+// then the device and its routes. It may be repeated.
+func (s *Server) connect(a ipam.Attachment, index int) error {
 	i, err := dataplaneInterface(a, index)
 	if err != nil {
 		return err
@@ -204,9 +221,11 @@ func (s *Server) serve(ctx context.Context, a ipam.Attachment, index int, putEnd
 	if err := s.step("host"); err != nil {
 		return err
 	}
-	if err := setUpHost(a, index); err != nil {
-		return err
-	}
+	return setUpHost(a, index)
+}
+
+// register lets others learn of a container. It may be repeated.
+func (s *Server) register(ctx context.Context, a ipam.Attachment, putEndpoint func(context.Context, registry.Endpoint) error) error {
 	if err := s.step("register"); err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ type none struct{}
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+cni.PathAdd, verb(s, "add", cni.MaxRequest, s.add))
+	mux.Handle("POST "+cni.PathAttach, verb(s, "attach", cni.MaxRequest, s.attach))
 	mux.Handle("POST "+cni.PathCommit, verb(s, "commit", cni.MaxRequest, s.commit))
 	mux.Handle("POST "+cni.PathDel, verb(s, "del", cni.MaxRequest, s.del))
 	mux.Handle("POST "+cni.PathCheck, verb(s, "check", cni.MaxRequest, s.check))

@@ -153,7 +153,10 @@ func (s *Server) settleRecords(ctx context.Context, links map[string]netlink.Lin
 		case link == nil:
 			err = s.vanished(ctx, host)
 		default:
-			err = s.serve(ctx, a, link.Attrs().Index, putMissing)
+			err = s.connect(a, link.Attrs().Index)
+			if err == nil {
+				err = s.register(ctx, a, putMissing)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("settle %s: %w", attachmentID(a), err))
