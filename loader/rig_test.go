@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -97,6 +99,9 @@ func newRig(t testing.TB, f family, o rigOptions) *rig {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
+	}
+	if o.coarseClock && features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) != nil {
+		t.Skip("the kernel has no coarse clock")
 	}
 	// The thread is not unlocked: it dies with the goroutine, and its namespace with it.
 	runtime.LockOSThread()
