@@ -10,7 +10,7 @@ set -eu -o pipefail
 CACHE=${CACHE:-$HOME/.cache/sluice-kernels}
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 BOOT_SECONDS=${BOOT_SECONDS:-900}
-MODULES='veth sch_ingress cls_bpf sctp'
+MODULES='veth sch_ingress cls_bpf'
 here=$(cd "$(dirname "$0")" && pwd)
 
 # fetch RELEASE: its cloud kernel into $CACHE/RELEASE: vmlinuz, version, NN-NAME.ko in order.
