@@ -154,7 +154,7 @@ func notReady(h *netlink.Handle, ifName string, addrs []netip.Addr) (string, err
 			continue // its route is there when the kernel has answered
 		}
 		routes, err := h.RouteGet(a.AsSlice())
-		if err != nil {
+		if err != nil && !errors.Is(err, unix.ENETUNREACH) {
 			return "", fmt.Errorf("find the route to %s in the container: %w", a, err)
 		}
 		if len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {

@@ -9,7 +9,10 @@ import (
 	"github.com/sluice-net/sluice/cni"
 )
 
+// version is set by the linker.
+var version = "dev"
+
 func main() {
 	plugin := &cni.Plugin{Out: os.Stdout, Log: os.Stderr}
-	skel.PluginMainFuncs(plugin.Funcs(), cni.Versions(), "CNI plugin sluice-cni")
+	skel.PluginMainFuncs(plugin.Funcs(), cni.Versions(), "CNI plugin sluice-cni "+version)
 }

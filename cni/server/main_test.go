@@ -37,6 +37,7 @@ func runIsolated(marker, plugin string) (code int, err error) {
 	// Built here, where the module proxy and caches are as for any build.
 	bin := filepath.Join(dir, "sluice-cni")
 	build := exec.Command("go", "build", "-o", bin, "../../cmd/sluice-cni")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return 0, fmt.Errorf("build sluice-cni: %w", err)

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -135,7 +136,8 @@ type rig struct {
 	book   *book
 	server *Server
 	http   *http.Server
-	closed func() // waits until the socket is closed
+	closed func()        // waits until the socket is closed
+	cpu    time.Duration // that the last plugin used
 }
 
 func newRig(t testing.TB, change ...func(*Options)) *rig {
@@ -376,6 +378,9 @@ func (r *rig) run(c *container, in call) ([]byte, *types.Error) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	if cmd.ProcessState != nil {
+		r.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	}
 	if err == nil {
 		return out, nil
 	}

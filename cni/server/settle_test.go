@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,8 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/prometheus/common/expfmt"
 	"github.com/vishvananda/netlink"
-
-	"bytes"
 
 	"github.com/sluice-net/sluice/cni"
 	"github.com/sluice-net/sluice/registry"
