@@ -169,3 +169,13 @@ func (f *fakeTables) deleteServices(keys []serviceKey) (int, error) {
 }
 
 func (f *fakeTables) resetStats(uint32) error { return f.store() }
+
+// wait lets no program go on reading what it read before.
+func (f *fakeTables) wait() error {
+	if err := f.store(); err != nil {
+		return err
+	}
+	clear(f.slotSeen)
+	clear(f.idSeen)
+	return nil
+}

@@ -21,6 +21,13 @@ func (r *rest[T]) add(v T) {
 	r.queue = append(r.queue, resting[T]{v, r.now()})
 }
 
+// end ends every grace period: no program that could still read what is at rest is running.
+func (r *rest[T]) end() {
+	for i := range r.queue {
+		r.queue[i].since = time.Time{}
+	}
+}
+
 // rested takes out one value whose grace period is over.
 func (r *rest[T]) rested() (v T, ok bool) {
 	if len(r.queue) == 0 || r.now().Sub(r.queue[0].since) < r.grace {

@@ -81,6 +81,7 @@ func (r repairing) deleteServices(keys []serviceKey) (int, error) {
 }
 
 func (r repairing) resetStats(uint32) error { return nil }
+func (repairing) wait() error               { return nil }
 
 // FuzzRestore reads back maps that hold anything. It may find whatever it likes wrong, but a snapshot
 // puts it right.

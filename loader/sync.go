@@ -86,10 +86,35 @@ func (s *syncer) update(u registry.Update) error {
 		s.desired[r.Frontend] = r
 		work[r.Frontend] = struct{}{}
 	}
-	if freed := s.pass(slices.Collect(maps.Keys(work))); freed && len(s.dirty) > 0 {
+	if freed := s.pass(slices.Collect(maps.Keys(work))); freed && len(s.dirty) > 0 || s.crowded() {
 		return s.retry()
 	}
 	return s.incomplete()
+}
+
+// crowded says whether something found no room that is only at rest.
+func (s *syncer) crowded() bool {
+	if len(s.runs.rest.queue)+len(s.backendIDs.rest.queue)+len(s.serviceIDs.rest.queue) == 0 {
+		return false
+	}
+	for _, err := range s.dirty {
+		if errors.Is(err, ErrFull) {
+			return true
+		}
+	}
+	return false
+}
+
+// endRest makes room of what is at rest, by waiting for programs instead of for the clock. That
+// takes some milliseconds, so it is done only when there is no other room.
+func (s *syncer) endRest() error {
+	if err := s.tables.wait(); err != nil {
+		return err
+	}
+	s.runs.rest.end()
+	s.backendIDs.rest.end()
+	s.serviceIDs.rest.end()
+	return nil
 }
 
 // canonicalBackends returns the backends in canonical form, sorted and without duplicates.
@@ -106,6 +131,12 @@ func canonicalBackends(backends []netip.AddrPort) []netip.AddrPort {
 func (s *syncer) retry() error {
 	for s.pass(slices.Collect(maps.Keys(s.dirty))) && len(s.dirty) > 0 {
 		// Something made room for what did not fit before. Each round deletes services, so this ends.
+	}
+	if s.crowded() {
+		if err := s.endRest(); err != nil {
+			return errors.Join(err, s.incomplete())
+		}
+		s.pass(slices.Collect(maps.Keys(s.dirty)))
 	}
 	return s.incomplete()
 }

@@ -373,6 +373,21 @@ func TestSyncUnmarks(t *testing.T) {
 	}
 }
 
+// TestSyncEndsRest: more changes than there is room to rest for are no reason to be full.
+func TestSyncEndsRest(t *testing.T) {
+	sizes := roomySizes()
+	sizes.Slots, sizes.Backends = 64, 64
+	w := newWorld(t, 1, sizes)
+	r := resolved("10.96.0.1", 80, 9)
+	for i := range 100 { // and no time passes
+		w.resolve(r.Frontend, r.Backends[i%2:])
+		u := registry.Update{Set: []registry.Resolved{{Frontend: r.Frontend, Backends: r.Backends[i%2:]}}}
+		if err := w.s.update(u); err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+	}
+}
+
 type idEpoch struct{ id, epoch uint32 }
 
 func (w *world) idsOf(f registry.Frontend) (ids []idEpoch) {
@@ -408,3 +423,4 @@ func (nullTables) freeBackend(uint32) error                             { return
 func (nullTables) putServices(k []serviceKey, _ []service) (int, error) { return len(k), nil }
 func (nullTables) deleteServices(k []serviceKey) (int, error)           { return len(k), nil }
 func (nullTables) resetStats(uint32) error                              { return nil }
+func (nullTables) wait() error                                          { return nil }

@@ -25,6 +25,8 @@ type tables interface {
 	deleteServices(keys []serviceKey) (int, error)
 	// resetStats zeroes the counts of a service id.
 	resetStats(id uint32) error
+	// wait returns when every program that runs now is over.
+	wait() error
 }
 
 // kernelTables are the real maps.
@@ -46,6 +48,8 @@ func newKernelTables(m *mapSet, slots, backends *memory) (*kernelTables, error) 
 		slots: slots, backends: backends, zeros: make([]serviceStats, cpus),
 	}, nil
 }
+
+func (t *kernelTables) wait() error { return waitForPrograms() }
 
 func (t *kernelTables) putSlots(first uint32, ids []uint32) error {
 	for i, id := range ids {
