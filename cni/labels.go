@@ -35,8 +35,8 @@ func ValidateLabel(key, value string) error {
 	return nil
 }
 
-// ValidatePort checks a named port: a name of at most 15 lower-case letters, digits and '-', and a
-// port that is not 0.
+// ValidatePort checks a named port: a name of at most 15 lower-case letters, digits and '-', a port
+// that is not 0 and a protocol.
 func ValidatePort(p registry.EndpointPort) error {
 	name := p.Name
 	inner := strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -45,6 +45,9 @@ func ValidatePort(p registry.EndpointPort) error {
 	}
 	if p.Port == 0 {
 		return fmt.Errorf("port %q: number 0", name)
+	}
+	if p.Protocol == 0 {
+		return fmt.Errorf("port %q: no protocol", name)
 	}
 	return nil
 }

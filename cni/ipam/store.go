@@ -192,6 +192,11 @@ func ParseAttachment(b []byte) (Attachment, error) {
 			return Attachment{}, errors.New("parse attachment: an address is empty")
 		}
 	}
+	for _, p := range a.Ports {
+		if p.Protocol == 0 { // the key is missing
+			return Attachment{}, fmt.Errorf("parse attachment: port %q has no protocol", p.Name)
+		}
+	}
 	if mac, err := net.ParseMAC(a.MAC); err != nil || len(mac) != 6 {
 		return Attachment{}, fmt.Errorf("parse attachment: MAC %q", a.MAC)
 	}

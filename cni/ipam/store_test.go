@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -121,6 +122,7 @@ func FuzzParseAttachment(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"addresses":["x"]}`))
+	f.Add(bytes.Replace(good, []byte(`"protocol":"TCP",`), nil, 1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, err := ParseAttachment(b)
 		if err != nil {
