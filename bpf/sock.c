@@ -125,14 +125,30 @@ static __always_inline void sock_key_of(struct sock_key *key, struct bpf_sock_ad
 }
 
 /* Remembers that the socket knows this backend by the VIP it asked for. */
-static __always_inline int remember(struct bpf_sock_addr *ctx, const struct peer *vip,
-				    const struct backend *be, __u32 service)
+static __always_inline void remember(struct bpf_sock_addr *ctx, const struct peer *vip,
+				     const struct backend *be, __u32 service)
 {
 	struct sock_origin origin = { .addr = vip->addr, .port = vip->port, .service = service };
 	struct sock_key key;
 
 	sock_key_of(&key, ctx, &be->addr, be->port);
-	return bpf_map_update_elem(&sock_origin, &key, &origin, BPF_ANY);
+	bpf_map_update_elem(&sock_origin, &key, &origin, BPF_ANY);
+	/*
+	 * A new LRU entry that nobody has looked up is the first to go when room is short
+	 * (kernel/bpf/bpf_lru_list.c: the reference bit is set by lookups only).
+	 */
+	bpf_map_lookup_elem(&sock_origin, &key);
+}
+
+/* The socket calls the peer by its own name now, whatever VIP it knew it by before. */
+static __always_inline void forget(struct bpf_sock_addr *ctx, const struct peer *peer)
+{
+	struct sock_key key;
+
+	sock_key_of(&key, ctx, &peer->addr, peer->port);
+	/* Mostly there is none: a look-up takes no lock, a deletion does. */
+	if (bpf_map_lookup_elem(&sock_origin, &key))
+		bpf_map_delete_elem(&sock_origin, &key);
 }
 
 /*
@@ -153,17 +169,13 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct pe
 {
 	struct found svc;
 	const struct backend *be;
-	struct sock_key key;
 	__u32 id;
 	int ret;
 
 	ret = find(ctx, peer, v6, true, &svc);
 	if (ret >= 0) {
-		/* A datagram socket may have known this very peer by a VIP before: no more. */
-		if (ctx->protocol == IPPROTO_UDP) {
-			sock_key_of(&key, ctx, &peer->addr, peer->port);
-			bpf_map_delete_elem(&sock_origin, &key);
-		}
+		if (has_ports(ctx->protocol))
+			forget(ctx, peer);
 		return ret;
 	}
 	be = backend_choose(&svc, &id);
@@ -201,6 +213,7 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct pe
 	struct found svc;
 	const struct backend *be;
 	struct sock_choice choice = {};
+	struct sock_origin *origin;
 	struct sock_key key;
 	int ret;
 
@@ -221,9 +234,11 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct pe
 		count_stats(svc.id, false);
 		COUNT(sock_translated);
 	} else {
-		/* The answer's way back may have been evicted since. */
+		/* It may have been evicted since, or the backend be known by another VIP too. */
 		sock_key_of(&key, ctx, &be->addr, be->port);
-		if (!bpf_map_lookup_elem(&sock_origin, &key))
+		origin = bpf_map_lookup_elem(&sock_origin, &key);
+		if (!origin || origin->port != peer->port ||
+		    !addr_equal(&origin->addr, &peer->addr))
 			remember(ctx, peer, be, svc.id);
 	}
 	set_peer(ctx, &be->addr, be->port, v6);
