@@ -176,7 +176,7 @@ func (w *wires) pod(name string) {
 	// The end that came up first drops all packets until the kernel has noticed its carrier, which
 	// it does in the background.
 	w.node.do(func() error { return awaitCarrier("host" + name) })
-	pod.do(func() error { return awaitCarrier("pod" + name) })
+	pod.do(func() error { return errors.Join(awaitCarrier("pod"+name), awaitAddress(w.f.addr(name))) })
 }
 
 func awaitCarrier(device string) error {
@@ -187,6 +187,20 @@ func awaitCarrier(device string) error {
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s is %s", device, l.Attrs().OperState)
+		}
+	}
+}
+
+// awaitAddress waits until a fresh address of the namespace has its route: the kernel enters that of an
+// IPv6 address in the background, even if there is no duplicate to be detected.
+func awaitAddress(a netip.Addr) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(a.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s has no local route: %w", a, err)
 		}
 	}
 }
