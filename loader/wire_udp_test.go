@@ -96,6 +96,33 @@ func TestDatagrams(t *testing.T) {
 	})
 }
 
+// TestSocketsService has a flow belong to the service that a socket program chose its backend for.
+func TestSocketsService(t *testing.T) {
+	eachFamily(t, func(t *testing.T, w *wires) {
+		w.echo(w.pods["B"], 7000)
+		c := w.dialUDP("A", "B:7000")
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cookie uint64
+		if err := raw.Control(func(fd uintptr) {
+			cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		w.put("sock_origin",
+			sockSockKey{Cookie: cookie, Addr: toAddress(w.f.addr("B")), Port: 7000, Proto: protoUDP},
+			sockSockOrigin{Addr: toAddress(w.f.addr("V")), Port: 80, Service: number(1, protoUDP)})
+		if err := ask(c, []byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.stats(number(1, protoUDP)).Packets; got != 2 {
+			t.Errorf("%d packets were counted for the service, want 2", got)
+		}
+	})
+}
+
 // TestRefusedUDP sends datagrams that nothing takes; the socket is told so.
 func TestRefusedUDP(t *testing.T) {
 	eachFamily(t, func(t *testing.T, w *wires) {
