@@ -120,8 +120,6 @@ func (w *wires) attach(name string) {
 	})
 }
 
-func (w *wires) bits() int { return w.f.addr("A").BitLen() }
-
 func (w *wires) address(l netlink.Link, name string) error {
 	return netlink.AddrAdd(l, &netlink.Addr{
 		IPNet: w.net(w.f.addr(name)), Flags: unix.IFA_F_NODAD,

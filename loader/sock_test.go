@@ -55,17 +55,6 @@ func runSocketTests(t *testing.T, dir string, setRetval bool, tests []socketTest
 	}
 }
 
-// connects connects a stream and reads who is there.
-func (s *sockets) connects(fd int, to, by string) {
-	s.t.Helper()
-	if err := unix.Connect(fd, s.sockaddr(to)); err != nil {
-		s.t.Fatalf("connect to %s: %v", to, err)
-	}
-	if text, _ := s.receive(fd); text != by {
-		s.t.Errorf("%s answered, want %s", text, by)
-	}
-}
-
 func streams() []socketTest {
 	return []socketTest{{
 		name: "TCP through a VIP",
