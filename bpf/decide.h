@@ -146,11 +146,16 @@ static __always_inline void begin(const struct packet *pkt, struct flow *fwd)
 	fwd->seen = clock();
 }
 
-/* Forgets the answering half of a flow that is decided as if it were new. */
+/*
+ * Forgets the answering half of a flow that is decided as if it were new. That of a closed connection
+ * stays: it keeps others from the tuple while the far end has it in TIME_WAIT.
+ */
 static __always_inline void forget_reply(const struct flow *stale, __u8 proto)
 {
 	struct flow_key key;
 
+	if (stale->flags & FLOW_FIN)
+		return;
 	reply_key(&key, stale, proto);
 	bpf_map_delete_elem(&flows, &key);
 }

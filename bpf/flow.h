@@ -150,7 +150,7 @@ static __always_inline bool answers(const struct flow *entry, const struct flow_
 }
 
 /* Whether a living flow stands behind the entry: not reset, not long closed, not long idle. */
-static __always_inline bool alive(const struct flow *entry, __u8 proto, __u64 now)
+static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now)
 {
 	const struct flow *twin;
 	struct flow_key key;
@@ -186,7 +186,7 @@ static __always_inline bool flow_over(const struct packet *pkt, const struct flo
  * Whether answers to the translated packet would not be translated back: the other half of a flow
  * that was idle may have made room for another, or its key have gone to a flow that began since.
  */
-static __always_inline bool reply_lost(const struct packet *pkt, const struct flow *flow)
+static __noinline bool reply_lost(const struct packet *pkt, const struct flow *flow)
 {
 	const struct flow *twin;
 	struct flow_key key;

@@ -143,16 +143,17 @@ int from_pod(struct __sk_buff *skb)
 		if (pkt.fragment && fragment_ports(skb, &pkt))
 			return DROP(drop_fragment);
 		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
-		if (flow && flow->in_ifindex == skb->ifindex && sent_by(skb, flow->in_mac) &&
-		    flow_holds(&pkt, flow))
-			return follow(skb, &pkt, flow);
-		work = scratch_here();
-		if (!work)
-			return TC_ACT_SHOT;
-		act = from_pod_decide(skb, &pkt, flow, work);
-		if (act == FOLLOW)
-			return follow(skb, &pkt, &work->fwd);
-		break;
+		if (!flow || flow->in_ifindex != skb->ifindex || !sent_by(skb, flow->in_mac) ||
+		    !flow_holds(&pkt, flow)) {
+			work = scratch_here();
+			if (!work)
+				return TC_ACT_SHOT;
+			act = from_pod_decide(skb, &pkt, flow, work);
+			if (act != FOLLOW)
+				break;
+			flow = &work->fwd;
+		}
+		return follow(skb, &pkt, flow);
 	case PARSED_ICMP:
 		act = from_pod_other(skb, &pkt, true);
 		break;
