@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net"
@@ -289,7 +290,7 @@ func TestRangeFull(t *testing.T) {
 func TestProtocolIsBounded(t *testing.T) {
 	r := newRig(t)
 	before := r.state()
-	client := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) {
+	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", r.socket)
 	}}}
 	defer client.CloseIdleConnections()
