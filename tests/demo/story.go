@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	scale = 0.02 // of the maps: some thousand entries each, so that a dump is quick
+	scale = 0.2 // of the maps: a dump is quick, and flows outlast the TIME_WAIT of all calls
 	count = 300  // calls per family and protocol
 	cpu   = 1    // where all containers run, so that round trips hold no wake-up of an idle CPU
 	port  = 80   // of the service
