@@ -91,7 +91,7 @@ static __always_inline int translate(const struct packet *pkt, const struct foun
 	struct service_stats *stats = stats_of(svc->id);
 	const struct backend *be;
 
-	be = backend_choose(svc, &fwd->backend);
+	be = backend_choose(svc, tuple_hash(&pkt->tuple), &fwd->backend);
 	if (!be) {
 		if (stats)
 			stats->refused++;

@@ -76,14 +76,33 @@ static __always_inline bool is_vip(const struct addr *addr)
 }
 
 /*
- * Chooses a backend of the service by its algorithm. Returns the backend and its id, or NULL when
- * the service has none.
+ * A flow's own number, spread evenly. A flow whose entry was evicted, or whose first packets came on two
+ * CPUs at once, is so given the same backend as before while the service's run is the same.
+ */
+static __always_inline __u32 tuple_hash(const struct flow_key *key)
+{
+	const __u32 *w = (const __u32 *)key;
+	__u64 h = 0x9e3779b97f4a7c15;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < (int)sizeof(*key) / 4; i++) {
+		h = (h ^ w[i]) * 0xff51afd7ed558ccd; /* the multiplier of MurmurHash3's finalizer */
+		h ^= h >> 32;
+	}
+	return h;
+}
+
+/*
+ * Chooses a backend of the service: the slot that hash, evenly spread over 32 bits, falls on. Returns
+ * the backend and its id, or NULL when the service has none.
  *
  * The loader frees a backend only after no service's entry leads to it, but the run may have been
  * read just before. It then leads to a backend that is no longer this service's, and another slot is
  * tried: of a run that lost one backend, most still hold.
  */
-static __always_inline const struct backend *backend_choose(const struct found *svc, __u32 *id)
+static __always_inline const struct backend *backend_choose(const struct found *svc, __u32 hash,
+							    __u32 *id)
 {
 	__u32 first = svc->run, count = svc->run >> 32, slot, *chosen;
 	const struct backend *be;
@@ -93,7 +112,7 @@ static __always_inline const struct backend *backend_choose(const struct found *
 	for (i = 0; i < 3; i++) {
 		if (!count)
 			return NULL;
-		slot = first + (((__u64)bpf_get_prandom_u32() * count) >> 32);
+		slot = first + (((__u64)hash * count) >> 32);
 		chosen = bpf_map_lookup_elem(&slots, &slot);
 		if (!chosen)
 			return NULL;
@@ -101,6 +120,7 @@ static __always_inline const struct backend *backend_choose(const struct found *
 		be = bpf_map_lookup_elem(&backends, id);
 		if (be && be->state == BACKEND_ACTIVE && be->service == svc->id)
 			return be;
+		hash = bpf_get_prandom_u32();
 	}
 	return NULL;
 }

@@ -178,7 +178,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct pe
 			forget(ctx, peer);
 		return ret;
 	}
-	be = backend_choose(&svc, &id);
+	be = backend_choose(&svc, bpf_get_prandom_u32(), &id);
 	if (!be) {
 		count_stats(svc.id, true);
 		return refuse(ctx, peer, v6, true);
@@ -223,7 +223,7 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct pe
 	sock_key_of(&key, ctx, &peer->addr, peer->port);
 	be = chosen_before(&key, &svc);
 	if (!be) {
-		be = backend_choose(&svc, &choice.backend);
+		be = backend_choose(&svc, bpf_get_prandom_u32(), &choice.backend);
 		if (!be) {
 			count_stats(svc.id, true);
 			return refuse(ctx, peer, v6, false);

@@ -27,7 +27,7 @@ struct service_key {
 
 /* How a slot is chosen from a service's run. */
 enum algorithm {
-	ALGORITHM_RANDOM = 0, /* uniformly at random, per new flow */
+	ALGORITHM_RANDOM = 0, /* evenly: at random per socket, by its tuple's hash per flow */
 };
 
 struct service {
