@@ -100,6 +100,14 @@ func detachFilters(bpffs string) error {
 	if err != nil {
 		return err
 	}
+	// Where the agent died between a filter and its endpoint, only the filter tells.
+	strays, err := clsact{}.strays(names, func(string) bool { return false })
+	if err != nil {
+		return err
+	}
+	for index := range strays {
+		indexes[index] = true
+	}
 	for index := range indexes {
 		if name, there := names[index]; there {
 			if err := (clsact{}).detach(name, index); err != nil {

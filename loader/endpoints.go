@@ -207,7 +207,9 @@ func (t *endpointTable) restore(names map[int]string) (dropped []error, err erro
 			return err
 		}
 		if id < t.epochs.entries {
-			t.epochs.raise(id, 0)
+			if id != 0 { // which means "none", and never rises
+				t.epochs.raise(id, 0)
+			}
 		}
 		return nil
 	}

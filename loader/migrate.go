@@ -130,7 +130,12 @@ func (s *mapSet) copyEntries(again bool) error {
 				if p.fresh && i == 0 && !again {
 					err = copyArray(p.m, src)
 				}
-			default:
+			case src.Type() == ebpf.Hash:
+				// The same; and what was found stale since must not come back.
+				if !again {
+					err = copyHash(p.m, src)
+				}
+			default: // caches, which programs write
 				err = copyHash(p.m, src)
 			}
 			if err != nil {
