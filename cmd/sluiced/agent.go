@@ -159,7 +159,7 @@ func (a *agent) close() error {
 
 // serve settles what happened while no agent was there, and then answers sluice-cni and sluice.
 func (a *agent) serve(ctx context.Context) error {
-	rev, err := a.store.PutNode(ctx, a.node)
+	rev, err := a.putNode(ctx)
 	if err == nil {
 		err = settledFor(ctx, a.loader, rev) // the first snapshot has arrived, and is in the maps
 	}
@@ -189,6 +189,18 @@ func (a *agent) serve(ctx context.Context) error {
 	}))
 	err = serveHTTP(ctx, l, mux, a.log)
 	return errors.Join(err, os.Remove(a.config.Socket()))
+}
+
+// putNode makes this node the registry's only one: the registry is embedded.
+func (a *agent) putNode(ctx context.Context) (rev int64, err error) {
+	if rev, err = a.store.PutNode(ctx, a.node); err != nil {
+		return 0, err
+	}
+	kept, gone, err := a.store.KeepOnly(ctx, a.node.Name)
+	if gone > 0 {
+		a.log.Warn("the node had another name before; what was registered under it is gone", "keys", gone, "node", a.node.Name)
+	}
+	return max(rev, kept), err
 }
 
 // serveHTTP answers requests until ctx ends, and then lets those under way finish.
@@ -243,5 +255,5 @@ func detachNode(c *Config, log *slog.Logger) error {
 		removed++
 	}
 	log.Info("detached", "interfaces", removed)
-	return nil
+	return cniserver.OpenRanges(c.Containers.CIDRs)
 }

@@ -238,6 +238,41 @@ func enableForwarding() error {
 	return cni.SetSysctl("1", "net/ipv6/conf/all/forwarding")
 }
 
+// closedMetric is behind that of any route that an operator would make for a range.
+const closedMetric = 1 << 30
+
+// rangeRoute is what the node answers for the addresses of a range that no container has: unreachable,
+// instead of sending it out by the default route, where nobody would ever answer.
+func rangeRoute(p netip.Prefix) *netlink.Route {
+	return &netlink.Route{
+		Dst:  &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())},
+		Type: unix.RTN_UNREACHABLE, Protocol: unix.RTPROT_STATIC, Priority: closedMetric,
+	}
+}
+
+func closeRanges(prefixes []netip.Prefix) error {
+	return withNetlink(func(h *netlink.Handle) error {
+		for _, p := range prefixes {
+			if err := h.RouteReplace(rangeRoute(p)); err != nil {
+				return fmt.Errorf("make the unused addresses of %s unreachable: %w", p, err)
+			}
+		}
+		return nil
+	})
+}
+
+// OpenRanges takes the routes away that Settle made for the containers' ranges.
+func OpenRanges(prefixes []netip.Prefix) error {
+	return withNetlink(func(h *netlink.Handle) error {
+		for _, p := range prefixes {
+			if err := h.RouteDel(rangeRoute(p)); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("remove the route for %s: %w", p, err)
+			}
+		}
+		return nil
+	})
+}
+
 // uplink remembers the MTU of the device that the node's default route goes out by.
 type uplink struct {
 	mu   sync.Mutex

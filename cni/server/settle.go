@@ -23,6 +23,9 @@ func (s *Server) Settle(ctx context.Context) error {
 	if err := enableForwarding(); err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
+	if err := closeRanges(s.opts.Prefixes); err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
 	// Watched from before the devices are listed, so that none vanishes unseen.
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	events, err := watchLinks(watching)
@@ -54,12 +57,13 @@ func (s *Server) Settle(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// restore writes those records anew that could not be read but that registry, device and dataplane
-// still tell of together.
+// restore writes those records anew that could not be read, or are lost, but that registry, device and
+// dataplane still tell of together. Where the registry does not, the interface is left as it is until a
+// DEL: its container may be at work.
 func (s *Server) restore(links map[string]netlink.Link, endpoints []registry.Endpoint) {
 	for _, i := range s.opts.Dataplane.Interfaces() {
 		link := links[i.Name]
-		if _, _, unreadable := s.get(i.Name); !unreadable || link == nil {
+		if _, ok, _ := s.get(i.Name); ok || link == nil {
 			continue
 		}
 		s.mu.Lock()

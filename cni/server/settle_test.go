@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"golang.org/x/sys/unix"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -197,6 +199,35 @@ func TestUnreadableRecord(t *testing.T) {
 	r.must(c, call{verb: "DEL"})
 	r.unchanged(empty)
 	r.add(c)
+	r.must(c, call{verb: "DEL"})
+}
+
+// What no container has is unreachable at once, not sent out by the default route.
+func TestUnusedAddressIsUnreachable(t *testing.T) {
+	newRig(t)
+	for _, addr := range []string{"10.244.1.99", "fd00:10:244:1::99"} {
+		conn, err := net.Dial("udp", net.JoinHostPort(addr, "9"))
+		if err == nil {
+			conn.Close()
+		}
+		if !errors.Is(err, unix.EHOSTUNREACH) {
+			t.Errorf("%s: %v, want %v", addr, err, unix.EHOSTUNREACH)
+		}
+	}
+}
+
+// A record that is lost, while registry, device and dataplane tell of the container, is written anew.
+func TestLostRecord(t *testing.T) {
+	r := newRig(t)
+	c := r.container("c")
+	r.add(c)
+	wired := r.state()
+	r.stop()
+	if err := os.Remove(filepath.Join(r.opts.State, hostOf("c")+".json")); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.unchanged(wired)
 	r.must(c, call{verb: "DEL"})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -186,6 +187,32 @@ func (s *Store) PutNode(ctx context.Context, n registry.Node) (int64, error) {
 		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
 	}
 	return s.wrote(r.Header.Revision), nil
+}
+
+// KeepOnly deletes every node but one, and the endpoints of all others. A store that is embedded in the
+// agent knows of no other node than the agent's: what bears another name is the same machine's before
+// it was renamed, and its endpoints would be backends for good. It returns the revision after that,
+// and how many keys went.
+func (s *Store) KeepOnly(ctx context.Context, node string) (rev int64, gone int, err error) {
+	for _, prefix := range []string{nodePrefix, endpointPrefix} {
+		r, err := s.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+		if err != nil {
+			return 0, gone, fmt.Errorf("forget other nodes: %w", err)
+		}
+		rev = max(rev, s.written.Load())
+		for _, kv := range r.Kvs {
+			name, _, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), prefix), "/")
+			if name == node {
+				continue
+			}
+			d, err := s.client.Delete(ctx, string(kv.Key))
+			if err != nil {
+				return 0, gone, fmt.Errorf("forget other nodes: %w", err)
+			}
+			rev, gone = s.wrote(d.Header.Revision), gone+1
+		}
+	}
+	return rev, gone, nil
 }
 
 func (s *Store) get(ctx context.Context, k string) (*mvccpb.KeyValue, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -247,6 +248,32 @@ func FuzzChange(f *testing.F) {
 			t.Errorf("key %q can be put but not deleted: %v", k, err)
 		}
 	})
+}
+
+// TestKeepOnly: what the node was registered as under another name goes.
+func TestKeepOnly(t *testing.T) {
+	s := open(t)
+	for _, node := range []string{"old", "n1", "n10"} {
+		if _, err := s.PutNode(t.Context(), registry.Node{Name: node}); err != nil {
+			t.Fatal(err)
+		}
+		e := registry.Endpoint{
+			EndpointID: registry.EndpointID{Node: node, ContainerID: "c", Interface: "eth0"},
+			Name:       registry.Name{Namespace: "default", Name: "c"},
+			Addresses:  []netip.Addr{netip.MustParseAddr("10.244.1.2")},
+		}
+		if _, err := s.PutEndpoint(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, gone, err := s.KeepOnly(t.Context(), "n1"); gone != 4 || err != nil {
+		t.Errorf("%d keys went, %v; want those of two nodes", gone, err)
+	}
+	for node, want := range map[string]int{"old": 0, "n1": 1, "n10": 0} {
+		if got, err := s.Endpoints(t.Context(), node); len(got) != want || err != nil {
+			t.Errorf("node %s has %d endpoints, %v, want %d", node, len(got), err, want)
+		}
+	}
 }
 
 func TestLabels(t *testing.T) {
