@@ -93,9 +93,7 @@ func (s *Server) handle(pattern string, h func(*http.Request) (any, error)) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
 		defer cancel()
-		// A client that sends its body drop by drop does not hold us up. Not every connection can
-		// do it, and then the handler's own time bounds it.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyReadPeriod))
+		boundBody(w, r)
 		answer, err := h(r.WithContext(ctx))
 		if err != nil {
 			s.fail(w, r, asError(err))
@@ -103,6 +101,32 @@ func (s *Server) handle(pattern string, h func(*http.Request) (any, error)) {
 		}
 		write(w, http.StatusOK, answer)
 	})
+}
+
+// boundBody keeps a client that sends its body drop by drop from holding us up. Not every connection
+// can do it, and then the handler's own time bounds it. The deadline ends with the body: net/http goes on
+// reading behind it, and would take a deadline that passes there for a client that has gone.
+func boundBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength == 0 {
+		return
+	}
+	c := http.NewResponseController(w)
+	if c.SetReadDeadline(time.Now().Add(bodyReadPeriod)) == nil {
+		r.Body = &boundedBody{r.Body, func() { _ = c.SetReadDeadline(time.Time{}) }}
+	}
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	over func()
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.over()
+	}
+	return n, err
 }
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, e *api.Error) {
