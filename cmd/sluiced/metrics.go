@@ -5,15 +5,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
-
-// healthPatience bounds how long a scrape waits for the registry's word.
-const healthPatience = 2 * time.Second
 
 // serveMetrics serves Prometheus on a loopback address until ctx ends.
 func (a *agent) serveMetrics(ctx context.Context) error {
@@ -25,7 +21,7 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics(ctx), promhttp.HandlerOpts{
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{
 		MaxRequestsInFlight: 4,
 		Timeout:             readTimeout,
 	}))
@@ -33,7 +29,7 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 }
 
 // metrics gathers what each part counts.
-func (a *agent) metrics(ctx context.Context) *prometheus.Registry {
+func (a *agent) metrics() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "sluice_build_info",
@@ -41,21 +37,10 @@ func (a *agent) metrics(ctx context.Context) *prometheus.Registry {
 		ConstLabels: prometheus.Labels{"version": version, "node": a.node.Name},
 	})
 	build.Set(1)
-	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "sluice_registry_up",
-		Help: "Whether the registry takes changes: 1 or 0.",
-	}, func() float64 {
-		ctx, cancel := context.WithTimeout(ctx, healthPatience)
-		defer cancel()
-		if a.store.Health(ctx) != nil {
-			return 0
-		}
-		return 1
-	})
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, up, a.loader.Collector(), a.cni,
+		build, a.store.Collector(), a.loader.Collector(), a.cni,
 	)
 	return r
 }
