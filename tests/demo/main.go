@@ -25,6 +25,8 @@ func main() {
 	bin := flag.String("bin", "bin", "`DIR` of sluiced, sluice and sluice-cni")
 	probe := flag.String("probe", "bin/test/probe", "`FILE` of the probe that runs in the containers")
 	flag.Parse()
+	// Who reads may go (make demo | head): then writing fails, and all is cleaned up as on any failure.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not done within %s", patience))

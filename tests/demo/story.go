@@ -14,9 +14,9 @@ import (
 
 const (
 	scale = 0.2 // of the maps: a dump is quick, and flows outlast the TIME_WAIT of all calls
-	count = 300  // calls per family and protocol
-	cpu   = 1    // where all containers run, so that round trips hold no wake-up of an idle CPU
-	port  = 80   // of the service
+	count = 300 // calls per family and protocol
+	cpu   = 1   // where all containers run, so that round trips hold no wake-up of an idle CPU
+	port  = 80  // of the service
 )
 
 const service = `apiVersion: v1

@@ -47,11 +47,14 @@ func (c Call) args() []string {
 	return args
 }
 
+// outside ends the name of the cgroup for calls that are made outside the node's.
+const outside = "-outside"
+
 // Call makes the calls from inside the container and returns what came of them.
 func (c *Container) Call(ctx context.Context, call Call) (report.Report, error) {
 	cgroup := c.Cgroup
 	if call.Outside {
-		cgroup = c.node.Cgroup + "-outside"
+		cgroup = c.node.Cgroup + outside
 		if err := os.Mkdir(cgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return report.Report{}, fmt.Errorf("make cgroup: %w", err)
 		}

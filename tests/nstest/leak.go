@@ -63,7 +63,7 @@ func clean(node string) error {
 	cgroups, err := hierarchies("cgroup2", "cgroup") // runc uses the v1 ones as well
 	errs := []error{err}
 	for _, dir := range cgroups {
-		errs = append(errs, endCgroup(filepath.Join(dir, node)))
+		errs = append(errs, endCgroup(filepath.Join(dir, node)), endCgroup(filepath.Join(dir, node+outside)))
 	}
 	for _, path := range entries(netnsDir, node) {
 		if owns(node, path) {

@@ -109,9 +109,10 @@ func (c *caller) once() {
 	c.report.Calls++
 	if err != nil {
 		c.report.Failed++
-		if len(c.report.Failures) < report.Most {
-			f := report.Failure{Start: start, End: time.Now(), Error: explain(err).Error()}
-			c.report.Failures = append(c.report.Failures, f)
+		f := report.Failure{Start: start, End: time.Now(), Error: explain(err).Error()}
+		c.report.Failures = append(c.report.Failures, f)
+		if n := len(c.report.Failures); n > report.Most {
+			c.report.Failures = c.report.Failures[n-report.Most:]
 		}
 		return
 	}

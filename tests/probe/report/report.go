@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Most is how many failures are kept; later ones are only counted.
-const Most = 100
+// Most is how many failures are kept, the latest; earlier ones are only counted.
+const Most = 1000
 
 // Report sums up calls.
 type Report struct {
