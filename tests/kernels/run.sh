@@ -5,6 +5,7 @@
 # that is Linux 5.10, 6.1 and 6.12) lends its cloud kernel, which boots in QEMU without KVM, from an
 # initramfs of busybox, a few modules and the tests. The machine's own apt sources stay as they are:
 # packages come through a private apt directory under CACHE. A VM has no network device.
+# TEST_FLAGS are handed to each test, as in TEST_FLAGS='-test.run TestFlows'.
 set -eu -o pipefail
 
 CACHE=${CACHE:-$HOME/.cache/sluice-kernels}
@@ -59,6 +60,7 @@ boot() {
   mkdir -p "$root"/{bin,dev,proc,sys,tmp,run,modules,tests}
   cp /usr/bin/busybox "$root/bin/" 2>/dev/null || cp /bin/busybox "$root/bin/"
   cp "$here/init" "$root/init"
+  echo "${TEST_FLAGS:-}" >"$root/flags"
   cp "$CACHE/$1"/modules/*.ko "$root/modules/"
   cp "$tests"/*.test "$root/tests/"
   # Tests of loader read ../bpf.
