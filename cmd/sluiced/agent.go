@@ -255,5 +255,8 @@ func detachNode(c *Config, log *slog.Logger) error {
 		removed++
 	}
 	log.Info("detached", "interfaces", removed)
-	return cniserver.OpenRanges(c.Containers.CIDRs)
+	if err := cniserver.OpenRanges(c.Containers.CIDRs); err != nil {
+		return err
+	}
+	return lock.Truncate(0) // nothing of this network namespace is left
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-net/sluice/cni/ipam"
 )
 
 const (
@@ -18,8 +20,9 @@ const (
 )
 
 // lockState makes the state directory and takes it for this agent alone, until the process ends or
-// the file is closed.
-func lockState(dir string) (io.Closer, error) {
+// the file is closed. The file says which network namespace the state is about: an agent that came up
+// in another one would take every container of this one for gone.
+func lockState(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make paths.state: %w", err)
 	}
@@ -30,13 +33,49 @@ func lockState(dir string) (io.Closer, error) {
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
-		return f, nil
+		if err = claimNetns(f); err == nil {
+			return f, nil
+		}
+		f.Close()
+		return nil, err
 	}
 	f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("lock %s: another sluiced runs on this state; give each its own paths.state", path)
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, err)
+}
+
+// claimNetns writes this boot's id and this network namespace to the lock file, unless it names another
+// namespace of the same boot.
+func claimNetns(f *os.File) error {
+	boot, err := ipam.BootID()
+	if err != nil {
+		return err
+	}
+	netns, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("read network namespace: %w", err)
+	}
+	old, err := io.ReadAll(io.LimitReader(f, 256))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	mine := boot + " " + netns + "\n"
+	if oldBoot, oldNetns, _ := strings.Cut(strings.TrimSpace(string(old)), " "); oldBoot == boot && oldNetns != netns {
+		return fmt.Errorf("%s: the containers of this state are in network namespace %s, and this is %s; "+
+			"start sluiced there, or remove the file when that one is gone", f.Name(), oldNetns, netns)
+	}
+	if string(old) == mine {
+		return nil
+	}
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("write %s: %w", f.Name(), err)
+	}
+	if _, err := f.WriteAt([]byte(mine), 0); err != nil {
+		return fmt.Errorf("write %s: %w", f.Name(), err)
+	}
+	return nil
 }
 
 // mountBPFFS sees to it that dir lies on a bpf filesystem; it mounts one at /sys/fs/bpf when dir is

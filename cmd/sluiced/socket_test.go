@@ -10,9 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain lets the test binary be the process that dials: it then prints how that went.
@@ -130,6 +133,21 @@ func TestLockState(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.Close()
+	if os.Geteuid() != 0 {
+		return
+	}
+	elsewhere := make(chan error)
+	go func() {
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine, and its namespace
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			_, err = lockState(dir)
+		}
+		elsewhere <- err
+	}()
+	if err := <-elsewhere; err == nil || !strings.Contains(err.Error(), "network namespace") {
+		t.Errorf("agent in another network namespace: %v", err)
+	}
 }
 
 func TestNotify(t *testing.T) {
