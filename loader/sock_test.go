@@ -336,8 +336,10 @@ func fallbacks() []socketTest {
 				if _, err := unix.Write(fd, []byte("?")); err != nil {
 					return err
 				}
-				_, err := unix.Read(fd, make([]byte, 1))
-				return err
+				return uninterrupted(func() error {
+					_, err := unix.Read(fd, make([]byte, 1))
+					return err
+				})
 			}, map[bool]error{false: unix.ECONNREFUSED, true: unix.EINVAL}[s.d.mapped])
 		}, c, stats},
 		{"UDP, unconnected, to no one", func(t *testing.T, s *sockets) {

@@ -214,11 +214,26 @@ func (s *sockets) peer(fd int) string {
 	return s.name(sa)
 }
 
+// uninterrupted calls f again when a signal ended it: a call with a timeout is not restarted by the
+// kernel, and Go's runtime sends itself signals.
+func uninterrupted(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // receive returns what came, and from whom as the application sees it.
 func (s *sockets) receive(fd int) (text, from string) {
 	s.t.Helper()
 	b := make([]byte, 100)
-	n, sa, err := unix.Recvfrom(fd, b, 0)
+	var n int
+	var sa unix.Sockaddr
+	err := uninterrupted(func() (err error) {
+		n, sa, err = unix.Recvfrom(fd, b, 0)
+		return err
+	})
 	if err != nil {
 		s.t.Fatalf("receive: %v", err)
 	}
