@@ -24,6 +24,8 @@
 
 char __license[] SEC("license") = "Dual BSD/GPL";
 
+const struct event *event_type_for_go __attribute__((unused));
+
 /* Hands the packet to a local container, by its veth and MAC. */
 static __always_inline int deliver(struct __sk_buff *skb, __u32 ifindex, const __u8 *mac)
 {

@@ -64,7 +64,169 @@ struct endpoint {
 	__u32 ifindex; /* the veth's host side */
 	__u32 id;      /* index into epochs; the same for all addresses of the container */
 	__u8 mac[6];   /* the container's side */
-	__u8 pad[2];
+	__u8 flags;    /* enum endpoint_flags */
+	__u8 pad;
+	__u32 identity; /* of this address: index into subjects */
+	__u32 network;	/* number of the CNI network; different ones are closed to each other */
+};
+
+enum endpoint_flags {
+	ENDPOINT_WATCHED = 1 << 0, /* report the verdict on each of its new flows */
+};
+
+/*
+ * Identities that always are. An identity is what policies can tell apart; see subjects. The others'
+ * numbers begin after these.
+ */
+enum identity {
+	IDENTITY_NONE = 0,   /* in a policy_key: any peer */
+	IDENTITY_WORLD = 1,  /* an address that is in neither endpoints nor prefixes */
+	IDENTITY_NODE = 2,   /* the node itself: always allowed, both ways */
+	IDENTITY_CLOSED = 3, /* a container that no identity could be given: nothing passes */
+	IDENTITY_FIRST = 4,
+};
+
+/* prefixes: the identity of addresses that no local container has. Longest match. */
+struct prefix_key {
+	__u32 length;	  /* bits of addr that count; of IPv4 96 more than one would write */
+	struct addr addr; /* the rest is 0 */
+};
+
+struct prefix {
+	__u32 identity;
+};
+
+/*
+ * subjects: by identity, what peers may do that have no entry in policy. Each field is an index into
+ * rulesets and is read and written by itself. RULESET_OPEN: no policy is about this identity in this
+ * direction, and none of its entries in policy counts; RULESET_CLOSED: the same, but nothing passes.
+ */
+struct subject {
+	__u32 ingress;
+	__u32 egress;
+};
+
+enum ruleset_id {
+	RULESET_OPEN = 0,
+	RULESET_CLOSED = 1, /* what is asked of the node did not fit into its maps */
+	RULESET_FIRST = 2,
+};
+
+enum direction {
+	DIRECTION_INGRESS = 0,
+	DIRECTION_EGRESS = 1,
+};
+
+/* policy: what a subject may exchange with one peer. */
+struct policy_key {
+	__u32 subject;	 /* identity */
+	__u32 peer;	 /* identity */
+	__u32 direction; /* enum direction, as the subject sees the flow */
+};
+
+struct policy {
+	__u32 ruleset; /* index into rulesets */
+};
+
+/*
+ * rulesets: what may pass, by protocol. Never changed while an entry of subjects or policy leads to
+ * it. Each field is a reference: with LEAF an index into outcomes, without an index into port_nodes.
+ */
+struct ruleset {
+	__u32 tcp;
+	__u32 udp;
+	__u32 sctp;
+	__u32 other; /* protocols without ports; always a LEAF */
+};
+
+#define LEAF 0x80000000u
+
+/*
+ * port_nodes: one of two levels of a tree by destination port: 256 references (see ruleset), the first
+ * level's by the high byte, the second's by the low byte. The second's are all LEAFs.
+ */
+struct port_node {
+	__u32 refs[256];
+};
+
+enum outcome_flags {
+	OUTCOME_ALLOW = 1 << 0,
+	OUTCOME_AUDIT = 1 << 1, /* with ALLOW: only a policy in audit mode is against it */
+	OUTCOME_JOIN = 1 << 2,	/* with ALLOW: also from or to another network */
+};
+
+/* outcomes: what becomes of a flow, and by which policy. */
+struct outcome {
+	__u32 policy; /* index into policy_stats; 0: no policy in particular */
+	__u8 flags;   /* enum outcome_flags */
+	__u8 pad[3];
+};
+
+/* policy_stats: per CPU, by policy. Counts new flows, and single packets of protocols without flows. */
+struct policy_stats {
+	__u64 allowed[2]; /* by enum direction */
+	__u64 denied[2];
+	__u64 audited[2]; /* allowed in audit mode only */
+};
+
+/* numbers: what the agent must find again after a restart. Programs do not read it. */
+struct number_key {
+	__u8 digest[16]; /* the first half of the SHA-256 of the kind, a NUL and the name */
+};
+
+enum number_kind {
+	NUMBER_IDENTITY = 1,
+	NUMBER_NETWORK = 2,
+	NUMBER_POLICY = 3,
+};
+
+struct number {
+	__u32 number;
+	__u32 kind; /* enum number_kind */
+};
+
+/* settings: one entry. Written by the loader at run time. */
+struct settings {
+	__u32 sample;	  /* report the verdict on one of so many new flows; 0: on none */
+	__u32 event_rate; /* events a second and CPU that are reported; the others are counted */
+	__u8 audit;	  /* 1: what policies or closed networks deny passes, and is reported */
+	__u8 pad[7];
+};
+
+enum event_type {
+	EVENT_DROP = 1,	   /* a packet was dropped; reason says why */
+	EVENT_VERDICT = 2, /* a new flow was allowed: a sample, or of a watched container */
+	EVENT_AUDIT =
+		3, /* allowed, but would have been dropped if not for audit mode; see reason */
+};
+
+/* events: what is reported, one entry each. */
+struct event {
+	__u64 time;	   /* bpf_ktime_get_ns: CLOCK_MONOTONIC, in ns */
+	struct addr saddr; /* the packet's, after the translation of a VIP */
+	struct addr daddr;
+	__u16 sport;	/* host order; of ICMP echo the identifier */
+	__u16 dport;	/* host order */
+	__u8 proto;	/* IPPROTO_*; 0: no IP packet */
+	__u8 type;	/* enum event_type */
+	__u8 direction; /* enum direction: whose policy it was; of other reasons EGRESS at from_pod */
+	__u8 pad;
+	__u32 reason;  /* place of the reason's counter among the 64-bit words of struct counters */
+	__u32 policy;  /* index into policy_stats; 0: none */
+	__u32 service; /* by whose VIP the flow goes; 0: none */
+	__u32 src_identity;
+	__u32 dst_identity;
+	__u32 src_endpoint; /* 0: not on this node */
+	__u32 dst_endpoint;
+	__u32 ifindex; /* of the veth where it was seen */
+	__u32 lost; /* events on this CPU since the last one that the rate or a full buffer ate */
+};
+
+/* event_limits: per CPU, one entry: a token bucket. */
+struct event_limit {
+	__u64 refilled; /* when, ns */
+	__u32 tokens;	/* events that may still be reported */
+	__u32 lost;	/* see struct event */
 };
 
 /* A packet's tuple as it arrives at a hook. */
@@ -179,6 +341,18 @@ struct counters {
 	__u64 drop_extensions;	/* more IPv6 extension headers than are followed */
 	__u64 drop_rewrite;	/* the kernel refused to change or answer the packet: no memory */
 	__u64 drop_refused; /* refused, and of a kind that gets no answer: reset, error, fragment */
+	__u64 drop_ingress; /* denied by policy: what the receiver may receive */
+	__u64 drop_egress;  /* denied by policy: what the sender may send */
+	__u64 drop_network; /* from one closed network to another */
+	__u64 drop_closed;  /* the policies of sender or receiver did not fit into the maps */
+	__u64 drop_vlan;    /* a VLAN tag within a VLAN tag, or one that means "no VLAN" */
+	__u64 drop_source_route; /* IPv4 source route option, IPv6 routing header with segments left */
+	__u64 drop_router;	 /* router advertisement or redirect sent by a container */
+	__u64 drop_dhcp;	 /* DHCP server's message sent by a container */
+	__u64 drop_arp;		 /* ARP or neighbour message that claims another's address or MAC */
+	/* Decisions again: fields are only ever added at the end */
+	__u64 audited;	   /* new flows and single packets that passed only for audit mode */
+	__u64 events_lost; /* events that the rate or a full ring buffer ate */
 };
 
 #endif

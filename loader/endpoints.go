@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/sluice-net/sluice/registry"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,6 +19,9 @@ type Interface struct {
 	Index int              // of the host side
 	MAC   net.HardwareAddr // of the container's side
 	Addrs []netip.Addr     // of the container
+	// Endpoint is the container as the registry knows it or will: its policies hold from the first
+	// packet on. The zero value: a container that nothing is known of.
+	Endpoint registry.Endpoint
 }
 
 // equal compares canonical interfaces.

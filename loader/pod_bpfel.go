@@ -8,29 +8,71 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type podEvent struct {
+	_     structs.HostLayout
+	Time  uint64
+	Saddr struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Daddr struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Sport       uint16
+	Dport       uint16
+	Proto       uint8
+	Type        uint8
+	Direction   uint8
+	Pad         uint8
+	Reason      uint32
+	Policy      uint32
+	Service     uint32
+	SrcIdentity uint32
+	DstIdentity uint32
+	SrcEndpoint uint32
+	DstEndpoint uint32
+	Ifindex     uint32
+	Lost        uint32
+	_           [4]byte
+}
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	podMapBackends     = "backends"
-	podMapCounters     = "counters"
-	podMapEndpoints    = "endpoints"
-	podMapEpochs       = "epochs"
-	podMapFlows        = "flows"
-	podMapFrags        = "frags"
-	podMapScratch      = "scratch"
-	podMapServiceStats = "service_stats"
-	podMapServices     = "services"
-	podMapSlots        = "slots"
-	podMapSockChoices  = "sock_choices"
-	podMapSockOrigin   = "sock_origin"
-	podProgFromPod     = "from_pod"
-	podProgToPod       = "to_pod"
-	podVarCfg          = "cfg"
+	podMapBackends       = "backends"
+	podMapCounters       = "counters"
+	podMapEndpoints      = "endpoints"
+	podMapEpochs         = "epochs"
+	podMapEventLimits    = "event_limits"
+	podMapEvents         = "events"
+	podMapFlows          = "flows"
+	podMapFrags          = "frags"
+	podMapNumbers        = "numbers"
+	podMapOutcomes       = "outcomes"
+	podMapPolicy         = "policy"
+	podMapPolicyStats    = "policy_stats"
+	podMapPortNodes      = "port_nodes"
+	podMapPrefixes       = "prefixes"
+	podMapRulesets       = "rulesets"
+	podMapScratch        = "scratch"
+	podMapServiceStats   = "service_stats"
+	podMapServices       = "services"
+	podMapSettings       = "settings"
+	podMapSlots          = "slots"
+	podMapSockChoices    = "sock_choices"
+	podMapSockOrigin     = "sock_origin"
+	podMapSubjects       = "subjects"
+	podProgFromPod       = "from_pod"
+	podProgToPod         = "to_pod"
+	podVarCfg            = "cfg"
+	podVarEventTypeForGo = "event_type_for_go"
 )
 
 // loadPod returns the embedded CollectionSpec for pod.
@@ -87,21 +129,33 @@ type podMapSpecs struct {
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Epochs       *ebpf.MapSpec `ebpf:"epochs"`
+	EventLimits  *ebpf.MapSpec `ebpf:"event_limits"`
+	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
+	Numbers      *ebpf.MapSpec `ebpf:"numbers"`
+	Outcomes     *ebpf.MapSpec `ebpf:"outcomes"`
+	Policy       *ebpf.MapSpec `ebpf:"policy"`
+	PolicyStats  *ebpf.MapSpec `ebpf:"policy_stats"`
+	PortNodes    *ebpf.MapSpec `ebpf:"port_nodes"`
+	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	Rulesets     *ebpf.MapSpec `ebpf:"rulesets"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	ServiceStats *ebpf.MapSpec `ebpf:"service_stats"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
+	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	SockChoices  *ebpf.MapSpec `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.MapSpec `ebpf:"sock_origin"`
+	Subjects     *ebpf.MapSpec `ebpf:"subjects"`
 }
 
 // podVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podVariableSpecs struct {
-	Cfg *ebpf.VariableSpec `ebpf:"cfg"`
+	Cfg            *ebpf.VariableSpec `ebpf:"cfg"`
+	EventTypeForGo *ebpf.VariableSpec `ebpf:"event_type_for_go"`
 }
 
 // podObjects contains all objects after they have been loaded into the kernel.
@@ -128,14 +182,25 @@ type podMaps struct {
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Epochs       *ebpf.Map `ebpf:"epochs"`
+	EventLimits  *ebpf.Map `ebpf:"event_limits"`
+	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Frags        *ebpf.Map `ebpf:"frags"`
+	Numbers      *ebpf.Map `ebpf:"numbers"`
+	Outcomes     *ebpf.Map `ebpf:"outcomes"`
+	Policy       *ebpf.Map `ebpf:"policy"`
+	PolicyStats  *ebpf.Map `ebpf:"policy_stats"`
+	PortNodes    *ebpf.Map `ebpf:"port_nodes"`
+	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	Rulesets     *ebpf.Map `ebpf:"rulesets"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
 	ServiceStats *ebpf.Map `ebpf:"service_stats"`
 	Services     *ebpf.Map `ebpf:"services"`
+	Settings     *ebpf.Map `ebpf:"settings"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	SockChoices  *ebpf.Map `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.Map `ebpf:"sock_origin"`
+	Subjects     *ebpf.Map `ebpf:"subjects"`
 }
 
 func (m *podMaps) Close() error {
@@ -144,14 +209,25 @@ func (m *podMaps) Close() error {
 		m.Counters,
 		m.Endpoints,
 		m.Epochs,
+		m.EventLimits,
+		m.Events,
 		m.Flows,
 		m.Frags,
+		m.Numbers,
+		m.Outcomes,
+		m.Policy,
+		m.PolicyStats,
+		m.PortNodes,
+		m.Prefixes,
+		m.Rulesets,
 		m.Scratch,
 		m.ServiceStats,
 		m.Services,
+		m.Settings,
 		m.Slots,
 		m.SockChoices,
 		m.SockOrigin,
+		m.Subjects,
 	)
 }
 
@@ -159,7 +235,8 @@ func (m *podMaps) Close() error {
 //
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podVariables struct {
-	Cfg *ebpf.Variable `ebpf:"cfg"`
+	Cfg            *ebpf.Variable `ebpf:"cfg"`
+	EventTypeForGo *ebpf.Variable `ebpf:"event_type_for_go"`
 }
 
 // podPrograms contains all programs after they have been loaded into the kernel.

@@ -49,32 +49,53 @@ type sockConfig struct {
 }
 
 type sockCounters struct {
-	_              structs.HostLayout
-	FlowsCreated   uint64
-	FlowsRenewed   uint64
-	PortsRewritten uint64
-	SockTranslated uint64
-	SockRefused    uint64
-	ArpReplies     uint64
-	Refused        uint64
-	IcmpTranslated uint64
-	DropMalformed  uint64
-	DropSpoofed    uint64
-	DropLinkLocal  uint64
-	DropFragment   uint64
-	DropPortsSpent uint64
-	DropFlowsFull  uint64
-	DropExtensions uint64
-	DropRewrite    uint64
-	DropRefused    uint64
+	_               structs.HostLayout
+	FlowsCreated    uint64
+	FlowsRenewed    uint64
+	PortsRewritten  uint64
+	SockTranslated  uint64
+	SockRefused     uint64
+	ArpReplies      uint64
+	Refused         uint64
+	IcmpTranslated  uint64
+	DropMalformed   uint64
+	DropSpoofed     uint64
+	DropLinkLocal   uint64
+	DropFragment    uint64
+	DropPortsSpent  uint64
+	DropFlowsFull   uint64
+	DropExtensions  uint64
+	DropRewrite     uint64
+	DropRefused     uint64
+	DropIngress     uint64
+	DropEgress      uint64
+	DropNetwork     uint64
+	DropClosed      uint64
+	DropVlan        uint64
+	DropSourceRoute uint64
+	DropRouter      uint64
+	DropDhcp        uint64
+	DropArp         uint64
+	Audited         uint64
+	EventsLost      uint64
 }
 
 type sockEndpoint struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Id      uint32
-	Mac     [6]uint8
-	Pad     [2]uint8
+	_        structs.HostLayout
+	Ifindex  uint32
+	Id       uint32
+	Mac      [6]uint8
+	Flags    uint8
+	Pad      uint8
+	Identity uint32
+	Network  uint32
+}
+
+type sockEventLimit struct {
+	_        structs.HostLayout
+	Refilled uint64
+	Tokens   uint32
+	Lost     uint32
 }
 
 type sockFlow struct {
@@ -123,6 +144,67 @@ type sockFragKey struct {
 	Pad     [3]uint8
 }
 
+type sockNumber struct {
+	_      structs.HostLayout
+	Number uint32
+	Kind   uint32
+}
+
+type sockNumberKey struct {
+	_      structs.HostLayout
+	Digest [16]uint8
+}
+
+type sockOutcome struct {
+	_      structs.HostLayout
+	Policy uint32
+	Flags  uint8
+	Pad    [3]uint8
+}
+
+type sockPolicy struct {
+	_       structs.HostLayout
+	Ruleset uint32
+}
+
+type sockPolicyKey struct {
+	_         structs.HostLayout
+	Subject   uint32
+	Peer      uint32
+	Direction uint32
+}
+
+type sockPolicyStats struct {
+	_       structs.HostLayout
+	Allowed [2]uint64
+	Denied  [2]uint64
+	Audited [2]uint64
+}
+
+type sockPortNode struct {
+	_    structs.HostLayout
+	Refs [256]uint32
+}
+
+type sockPrefix struct {
+	_        structs.HostLayout
+	Identity uint32
+}
+
+type sockPrefixKey struct {
+	_      structs.HostLayout
+	Length uint32
+	Addr   sockAddr
+}
+
+type sockRuleset struct {
+	_     structs.HostLayout
+	Tcp   uint32
+	Udp   uint32
+	Sctp  uint32
+	Other uint32
+}
+
 type sockService struct {
 	_               structs.HostLayout
 	First           uint32
@@ -150,6 +232,14 @@ type sockServiceStats struct {
 	Bytes       uint64
 }
 
+type sockSettings struct {
+	_         structs.HostLayout
+	Sample    uint32
+	EventRate uint32
+	Audit     uint8
+	Pad       [7]uint8
+}
+
 type sockSockChoice struct {
 	_       structs.HostLayout
 	Backend uint32
@@ -173,6 +263,12 @@ type sockSockOrigin struct {
 	Service uint32
 }
 
+type sockSubject struct {
+	_       structs.HostLayout
+	Ingress uint32
+	Egress  uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -181,13 +277,24 @@ const (
 	sockMapCounters          = "counters"
 	sockMapEndpoints         = "endpoints"
 	sockMapEpochs            = "epochs"
+	sockMapEventLimits       = "event_limits"
+	sockMapEvents            = "events"
 	sockMapFlows             = "flows"
 	sockMapFrags             = "frags"
+	sockMapNumbers           = "numbers"
+	sockMapOutcomes          = "outcomes"
+	sockMapPolicy            = "policy"
+	sockMapPolicyStats       = "policy_stats"
+	sockMapPortNodes         = "port_nodes"
+	sockMapPrefixes          = "prefixes"
+	sockMapRulesets          = "rulesets"
 	sockMapServiceStats      = "service_stats"
 	sockMapServices          = "services"
+	sockMapSettings          = "settings"
 	sockMapSlots             = "slots"
 	sockMapSockChoices       = "sock_choices"
 	sockMapSockOrigin        = "sock_origin"
+	sockMapSubjects          = "subjects"
 	sockProgSockConnect4     = "sock_connect4"
 	sockProgSockConnect6     = "sock_connect6"
 	sockProgSockGetpeername4 = "sock_getpeername4"
@@ -259,13 +366,24 @@ type sockMapSpecs struct {
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Epochs       *ebpf.MapSpec `ebpf:"epochs"`
+	EventLimits  *ebpf.MapSpec `ebpf:"event_limits"`
+	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
+	Numbers      *ebpf.MapSpec `ebpf:"numbers"`
+	Outcomes     *ebpf.MapSpec `ebpf:"outcomes"`
+	Policy       *ebpf.MapSpec `ebpf:"policy"`
+	PolicyStats  *ebpf.MapSpec `ebpf:"policy_stats"`
+	PortNodes    *ebpf.MapSpec `ebpf:"port_nodes"`
+	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	Rulesets     *ebpf.MapSpec `ebpf:"rulesets"`
 	ServiceStats *ebpf.MapSpec `ebpf:"service_stats"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
+	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	SockChoices  *ebpf.MapSpec `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.MapSpec `ebpf:"sock_origin"`
+	Subjects     *ebpf.MapSpec `ebpf:"subjects"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -299,13 +417,24 @@ type sockMaps struct {
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Epochs       *ebpf.Map `ebpf:"epochs"`
+	EventLimits  *ebpf.Map `ebpf:"event_limits"`
+	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Frags        *ebpf.Map `ebpf:"frags"`
+	Numbers      *ebpf.Map `ebpf:"numbers"`
+	Outcomes     *ebpf.Map `ebpf:"outcomes"`
+	Policy       *ebpf.Map `ebpf:"policy"`
+	PolicyStats  *ebpf.Map `ebpf:"policy_stats"`
+	PortNodes    *ebpf.Map `ebpf:"port_nodes"`
+	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	Rulesets     *ebpf.Map `ebpf:"rulesets"`
 	ServiceStats *ebpf.Map `ebpf:"service_stats"`
 	Services     *ebpf.Map `ebpf:"services"`
+	Settings     *ebpf.Map `ebpf:"settings"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	SockChoices  *ebpf.Map `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.Map `ebpf:"sock_origin"`
+	Subjects     *ebpf.Map `ebpf:"subjects"`
 }
 
 func (m *sockMaps) Close() error {
@@ -314,13 +443,24 @@ func (m *sockMaps) Close() error {
 		m.Counters,
 		m.Endpoints,
 		m.Epochs,
+		m.EventLimits,
+		m.Events,
 		m.Flows,
 		m.Frags,
+		m.Numbers,
+		m.Outcomes,
+		m.Policy,
+		m.PolicyStats,
+		m.PortNodes,
+		m.Prefixes,
+		m.Rulesets,
 		m.ServiceStats,
 		m.Services,
+		m.Settings,
 		m.Slots,
 		m.SockChoices,
 		m.SockOrigin,
+		m.Subjects,
 	)
 }
 

@@ -8,10 +8,12 @@ import (
 // Change is one object written or deleted. Exactly one of the pointers is set; of a deleted object
 // only its name or id need be filled.
 type Change struct {
-	Service  *Service
-	Endpoint *Endpoint
-	Node     *Node
-	Deleted  bool
+	Service   *Service
+	Endpoint  *Endpoint
+	Node      *Node
+	Namespace *Namespace
+	Policy    *Policy
+	Deleted   bool
 }
 
 // Batch is a set of changes that were committed together, or the whole of the registry.
@@ -54,4 +56,7 @@ type Update struct {
 	Snapshot bool
 	Set      []Resolved
 	Delete   []Frontend
+	// Isolation holds what of the batch concerns isolation: endpoints, nodes, namespaces and policies.
+	// With Snapshot it is all of them that there are.
+	Isolation []Change
 }

@@ -26,6 +26,9 @@ type Interface struct {
 	Index int              // of the host side
 	MAC   net.HardwareAddr // of the container's side
 	Addrs []netip.Addr     // of the container
+	// Endpoint is the container as the registry knows it or will: its policies hold from the first
+	// packet on.
+	Endpoint registry.Endpoint
 }
 
 // Dataplane serves containers' packets. All calls may be repeated.
