@@ -81,7 +81,20 @@ func (c *Catalog) Apply(b Batch) Update {
 		}
 	}
 	c.revision = b.Revision
-	return c.flush(b.Snapshot)
+	u := c.flush(b.Snapshot)
+	u.Isolation = isolationOf(b.Changes)
+	return u
+}
+
+// isolationOf returns the changes that concern isolation, as they are.
+func isolationOf(changes []Change) []Change {
+	var out []Change
+	for _, ch := range changes {
+		if ch.Endpoint != nil || ch.Node != nil || ch.Namespace != nil || ch.Policy != nil {
+			out = append(out, ch)
+		}
+	}
+	return out
 }
 
 func (c *Catalog) applyService(s *Service, deleted bool) {

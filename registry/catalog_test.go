@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 )
@@ -329,5 +330,27 @@ func BenchmarkCatalog(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestCatalogIsolation: an update passes on what concerns isolation, and nothing else, in its order.
+func TestCatalogIsolation(t *testing.T) {
+	c := NewCatalog()
+	id := EndpointID{Node: "n", ContainerID: "c", Interface: "eth0"}
+	all := []Change{
+		{Service: &Service{Name: Name{Namespace: "default", Name: "web"}}},
+		{Endpoint: &Endpoint{EndpointID: id}},
+		{Node: &Node{Name: "n"}},
+		{Namespace: &Namespace{Name: "default"}},
+		{Policy: &Policy{PolicyID: PolicyID{Name: Name{Namespace: "default", Name: "deny"}}}},
+	}
+	u := c.Apply(Batch{Revision: 1, Snapshot: true, Changes: all})
+	if !reflect.DeepEqual(u.Isolation, all[1:]) {
+		t.Errorf("of a snapshot: %+v, want %+v", u.Isolation, all[1:])
+	}
+	gone := []Change{{Service: all[0].Service, Deleted: true}, {Endpoint: &Endpoint{EndpointID: id}, Deleted: true}}
+	u = c.Apply(Batch{Revision: 2, Changes: gone})
+	if !reflect.DeepEqual(u.Isolation, gone[1:]) {
+		t.Errorf("of a deletion: %+v, want %+v", u.Isolation, gone[1:])
 	}
 }
