@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -148,6 +149,38 @@ func (p *Policy) Rules(d Direction) []Rule {
 
 // Closes reports whether the policy closes its subjects in a direction but for what is allowed.
 func (p *Policy) Closes(d Direction) bool { return slices.Contains(p.Isolates, d) }
+
+// Selects reports whether the policy is about an endpoint. namespaceLabels are those that NamespaceLabels
+// gives the endpoint's namespace.
+func (p *Policy) Selects(e *Endpoint, namespaceLabels map[string]string) bool {
+	return p.inScope(e.Name.Namespace, namespaceLabels) && p.Subject.Pods.Matches(PolicyLabels(e))
+}
+
+// inScope reports whether the policy may be about containers of a namespace.
+func (p *Policy) inScope(namespace string, labels map[string]string) bool {
+	switch {
+	case p.Tier == TierNamespaced:
+		return p.Namespace == namespace
+	case p.Subject.Namespaces != nil:
+		return p.Subject.Namespaces.Matches(labels)
+	}
+	return true
+}
+
+// PolicyLabels returns an endpoint's labels as policies see them, NetworkLabel among them. Its own label
+// of that key, if someone gave it one, does not count.
+func PolicyLabels(e *Endpoint) map[string]string { return with(e.Labels, NetworkLabel, e.Network) }
+
+// NamespaceLabels returns a namespace's labels as policies see them, NamespaceLabel among them. For a
+// namespace without an object it is enough to fill in the name.
+func NamespaceLabels(n *Namespace) map[string]string { return with(n.Labels, NamespaceLabel, n.Name) }
+
+func with(labels map[string]string, key, value string) map[string]string {
+	all := make(map[string]string, len(labels)+1)
+	maps.Copy(all, labels)
+	all[key] = value
+	return all
+}
 
 // Rule matches traffic with any of its peers on any of its ports.
 type Rule struct {
