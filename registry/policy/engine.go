@@ -15,7 +15,11 @@ func New(node string) *Engine { return &Engine{} }
 
 // Apply merges changes of endpoints, nodes, namespaces and policies; others are ignored. With snapshot
 // they are all there are: what they do not name, and Attach does not hold, is gone.
-func (e *Engine) Apply(changes []registry.Change, snapshot bool) Delta { return Delta{} }
+//
+// The Deltas are to be carried out in order, each completely before the next. There are several when
+// one would open a moment in which a flow meets neither the verdict of before nor that of after: new
+// blocks split identities first, then the policies change, and blocks that are gone merge them last.
+func (e *Engine) Apply(changes []registry.Change, snapshot bool) []Delta { return nil }
 
 // Attach holds an endpoint before the registry knows it, and until Detach whatever the registry says.
 // While the registry knows an endpoint of that id, what the registry says of its labels counts.

@@ -105,6 +105,9 @@ type Rules struct {
 	DefaultChanged bool
 	Set            map[ID]*Verdicts
 	Removed        []ID
+	// Gone are peers in Delta.Gone for which the subject has entries. They go last, as no address has
+	// those identities any more only then. Set may name them too, for the time until then.
+	Gone []ID
 }
 
 // AddressChange tells the identity of a container's address.
