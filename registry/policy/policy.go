@@ -84,8 +84,9 @@ type Verdicts struct {
 // Delta is what a change means for the dataplane. Within a Delta each thing is named once.
 //
 // A reader of the dataplane that looks while a Delta is being carried out must find, for each pair of
-// addresses, the verdict of before or the one of after. That is so when New identities get their
-// Rules first, then Addresses and Blocks are switched over, and Gone ones lose theirs last.
+// addresses, the verdict of before or the one of after. That is so when Rules come first, but for what
+// they call Gone, then Addresses and Blocks are switched over, and then the rules of Gone identities
+// go, with the entries for them that others have (Rules.Gone).
 type Delta struct {
 	New       []Identity
 	Rules     []Rules
