@@ -21,6 +21,7 @@ type Catalog struct {
 	endpoints map[EndpointID]*catalogEndpoint
 	nodes     map[string]Node
 	selectors selectorIndex
+	isolation isolationIndex
 
 	// claims holds, per frontend, whoever wants it. Stores give an address to one service only; if
 	// foreign data says otherwise, the service first by name has it.
@@ -52,6 +53,7 @@ func (c *Catalog) clear() {
 	c.endpoints = map[EndpointID]*catalogEndpoint{}
 	c.nodes = map[string]Node{}
 	c.selectors = newSelectorIndex()
+	c.isolation = newIsolationIndex()
 	c.claims = map[Frontend][]*claim{}
 	c.dirty = map[Frontend]struct{}{}
 }
@@ -74,10 +76,15 @@ func (c *Catalog) Apply(b Batch) Update {
 			c.applyService(change.Service, change.Deleted)
 		case change.Endpoint != nil:
 			c.applyEndpoint(change.Endpoint, change.Deleted)
+			c.isolation.applyEndpoint(change.Endpoint, change.Deleted)
 		case change.Node != nil && change.Deleted:
 			delete(c.nodes, change.Node.Name)
 		case change.Node != nil:
 			c.nodes[change.Node.Name] = *change.Node
+		case change.Namespace != nil:
+			c.isolation.applyNamespace(change.Namespace, change.Deleted)
+		case change.Policy != nil:
+			c.isolation.applyPolicy(change.Policy, change.Deleted)
 		}
 	}
 	c.revision = b.Revision

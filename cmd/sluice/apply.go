@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,7 @@ import (
 
 func (c *cli) apply() *cobra.Command {
 	var files []string
-	cmd := c.command("apply -f FILE", "Create or change services from Kubernetes YAML or JSON", cobra.NoArgs,
+	cmd := c.command("apply -f FILE", "Create or change services, policies and namespaces from Kubernetes YAML or JSON", cobra.NoArgs,
 		func(ctx context.Context, client *api.Client, _ []string) error {
 			in, err := c.read(files)
 			if err != nil {
@@ -21,7 +22,9 @@ func (c *cli) apply() *cobra.Command {
 			r, err := client.Apply(ctx, in.text)
 			return c.done(in, r, err)
 		})
-	cmd.Long = "Create or change services from Kubernetes YAML or JSON.\n\n" +
+	cmd.Long = "Create or change services, policies and namespaces from Kubernetes YAML or JSON.\n\n" +
+		"The kinds are Service, Namespace (for its labels), NetworkPolicy, AdminNetworkPolicy and\n" +
+		"BaselineAdminNetworkPolicy.\n\n" +
 		"All documents of all files are checked before anything is written. The command returns when\n" +
 		"this node acts on the change."
 	cmd.Example = "  sluice apply -f web.yaml\n  cat web.yaml | sluice apply -f -"
@@ -33,11 +36,11 @@ func (c *cli) apply() *cobra.Command {
 func (c *cli) delete() *cobra.Command {
 	var files []string
 	var namespace string
-	cmd := c.command("delete (-f FILE | service NAME)", "Delete services", cobra.MaximumNArgs(2),
+	cmd := c.command("delete (-f FILE | KIND NAME)", "Delete services, policies and namespaces", cobra.MaximumNArgs(2),
 		func(ctx context.Context, client *api.Client, args []string) error {
 			switch {
 			case len(files) > 0 && len(args) > 0:
-				return usagef("give either -f FILE or service NAME")
+				return usagef("give either -f FILE or KIND NAME")
 			case len(files) > 0:
 				in, err := c.read(files)
 				if err != nil {
@@ -45,28 +48,55 @@ func (c *cli) delete() *cobra.Command {
 				}
 				r, err := client.DeleteDocuments(ctx, in.text)
 				return c.done(in, r, err)
-			case len(args) == 2 && isService(args[0]):
-				r, err := client.DeleteService(ctx, registry.Name{Namespace: namespace, Name: args[1]})
+			case len(args) == 2:
+				r, err := deleteNamed(ctx, client, args[0], registry.Name{Namespace: namespace, Name: args[1]})
 				if err != nil {
 					return err
 				}
 				return c.results(r)
 			}
-			return usagef("want -f FILE, or service NAME")
+			return usagef("want -f FILE, or KIND NAME")
 		})
-	cmd.Example = "  sluice delete -f web.yaml\n  sluice delete service web -n shop"
+	cmd.Long = "Delete services, policies and namespaces.\n\n" +
+		"A namespace loses its labels; what lies in it stays."
+	cmd.Example = "  sluice delete -f web.yaml\n  sluice delete service web -n shop\n  sluice delete networkpolicy deny-all"
 	fileFlag(cmd, &files)
 	namespaceFlag(cmd, c, &namespace)
 	cmd.ValidArgsFunction = c.complete(func(args []string) completer {
-		switch len(args) {
-		case 0:
-			return fixed("service")
-		case 1:
+		switch {
+		case len(args) == 0:
+			return fixed(append(policyKinds(), "service", "namespace")...)
+		case len(args) > 1:
+			return nil
+		case isService(args[0]):
 			return services(&namespace)
+		case isNamespace(args[0]):
+			return namespaces
+		}
+		if tier, one := policyTier(args[0]); one {
+			return policies(&namespace, tier)
 		}
 		return nil
 	})
 	return cmd
+}
+
+// deleteNamed deletes one object; its namespace is of no interest for kinds of the whole cluster.
+func deleteNamed(ctx context.Context, client *api.Client, kind string, n registry.Name) (api.Results, error) {
+	switch {
+	case isService(kind):
+		return client.DeleteService(ctx, n)
+	case isNamespace(kind):
+		return client.DeleteNamespace(ctx, n.Name)
+	}
+	tier, one := policyTier(kind)
+	if !one {
+		return api.Results{}, usagef("unknown kind %q: want service, namespace, %s", kind, strings.Join(policyKinds(), ", "))
+	}
+	if tier != registry.TierNamespaced {
+		n.Namespace = ""
+	}
+	return client.DeletePolicy(ctx, registry.PolicyID{Tier: tier, Name: n})
 }
 
 // done prints results, or an error that speaks of the user's files, after what had been done

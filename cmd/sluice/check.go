@@ -37,9 +37,11 @@ func (c *cli) check() *cobra.Command {
 	return cmd
 }
 
-func count(n int, noun string) string {
+func count(n int, noun string) string { return countMany(n, noun, noun+"s") }
+
+func countMany(n int, one, many string) string {
 	if n == 1 {
-		return "1 " + noun
+		return "1 " + one
 	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	return fmt.Sprintf("%d %s", n, many)
 }

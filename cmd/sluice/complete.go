@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/api"
 )
 
@@ -82,16 +83,22 @@ func containers(ctx context.Context, client *api.Client) (words []string, err er
 }
 
 func namespaces(ctx context.Context, client *api.Client) (words []string, err error) {
-	all, err := client.Services(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range all {
-		words = append(words, s.Namespace)
-	}
-	endpoints, err := client.Endpoints(ctx)
-	for _, e := range endpoints {
-		words = append(words, e.Name.Namespace)
+	all, err := client.Namespaces(ctx)
+	for _, n := range all {
+		words = append(words, n.Name)
 	}
 	return words, err
+}
+
+// policies completes the names of those of one tier, or of all.
+func policies(namespace *string, tiers ...registry.Tier) completer {
+	return func(ctx context.Context, client *api.Client) (words []string, err error) {
+		all, err := client.Policies(ctx, *namespace, false)
+		for _, p := range all {
+			if len(tiers) == 0 || slices.Contains(tiers, p.Tier) {
+				words = append(words, p.Name.Name)
+			}
+		}
+		return words, err
+	}
 }

@@ -38,7 +38,7 @@ func (s scope) where() string {
 
 func (c *cli) get() *cobra.Command {
 	var s scope
-	cmd := c.command("get (services | endpoints | nodes) [NAME]", "Show services, endpoints or nodes", cobra.RangeArgs(1, 2),
+	cmd := c.command("get KIND [NAME]", "Show services, policies, namespaces, endpoints or nodes", cobra.RangeArgs(1, 2),
 		func(ctx context.Context, client *api.Client, args []string) error {
 			if len(args) == 2 {
 				s.name = args[1]
@@ -50,33 +50,56 @@ func (c *cli) get() *cobra.Command {
 				return c.getEndpoints(ctx, client, s)
 			case args[0] == "nodes" || args[0] == "node":
 				return c.getNodes(ctx, client, s)
+			case isNamespace(args[0]):
+				return c.getNamespaces(ctx, client, s)
+			case isPolicy(args[0]):
+				return c.getPolicies(ctx, client, s)
 			}
-			return usagef("unknown kind %q: want services, endpoints or nodes", args[0])
+			if tier, one := policyTier(args[0]); one {
+				return c.getPolicies(ctx, client, s, tier)
+			}
+			return usagef("unknown kind %q: want %s", args[0], strings.Join(kinds(), ", "))
 		})
-	cmd.Long = "Show services, endpoints or nodes.\n\nWith -o yaml or json, services are shown as Kubernetes objects that \"sluice apply\" takes."
-	cmd.Example = "  sluice get services\n  sluice get svc web -n shop -o yaml\n  sluice get endpoints -A"
+	cmd.Long = "Show services, policies, namespaces, endpoints or nodes.\n\n" +
+		"With -o yaml or json, what \"sluice apply\" takes is shown as Kubernetes objects. A policy's\n" +
+		"status then names the containers that it selects, as -o wide does. \"policies\" shows all kinds\n" +
+		"of them, those of the whole cluster in every namespace."
+	cmd.Example = "  sluice get services\n  sluice get svc web -n shop -o yaml\n  sluice get policies -A -o wide\n  sluice get endpoints -A"
 	namespaceFlag(cmd, c, &s.namespace)
 	cmd.Flags().BoolVarP(&s.all, "all-namespaces", "A", false, "of all namespaces")
 	cmd.ValidArgsFunction = c.complete(func(args []string) completer {
 		switch {
 		case len(args) == 0:
-			return fixed("services", "endpoints", "nodes")
+			return fixed(kinds()...)
 		case len(args) == 1 && isService(args[0]):
 			return services(&s.namespace)
 		case len(args) == 1 && isEndpoint(args[0]):
 			return workloads(&s.namespace)
-		case len(args) == 1:
+		case len(args) == 1 && (args[0] == "nodes" || args[0] == "node"):
 			return nodes
+		case len(args) == 1 && isNamespace(args[0]):
+			return namespaces
+		case len(args) == 1 && isPolicy(args[0]):
+			return policies(&s.namespace)
+		case len(args) == 1:
+			if tier, one := policyTier(args[0]); one {
+				return policies(&s.namespace, tier)
+			}
 		}
 		return nil
 	})
 	return cmd
 }
 
+// kinds returns what can be shown.
+func kinds() []string {
+	return append([]string{"services", "policies", "namespaces", "endpoints", "nodes"}, policyKinds()...)
+}
+
 func isEndpoint(kind string) bool { return kind == "endpoints" || kind == "endpoint" || kind == "ep" }
 
 func (c *cli) getServices(ctx context.Context, client *api.Client, s scope) error {
-	if c.output != table {
+	if !c.output.isTable() {
 		return c.getKubernetes(ctx, client, s)
 	}
 	all, err := client.Services(ctx, s.where())
@@ -112,21 +135,36 @@ func (c *cli) getKubernetes(ctx context.Context, client *api.Client, s scope) er
 	if err != nil {
 		return err
 	}
-	items := []json.RawMessage{}
-	for _, o := range objects {
-		var head struct {
-			Metadata registry.Name `json:"metadata"`
-		}
-		if err := json.Unmarshal(o, &head); err != nil {
-			return fmt.Errorf("read service: %w", err)
-		}
-		if s.wants(head.Metadata) {
-			items = append(items, o)
-		}
+	items, err := filter(objects, func(kind string, n registry.Name) bool { return s.wants(n) })
+	if err != nil {
+		return err
 	}
 	if err := s.found("service", len(items)); err != nil {
 		return err
 	}
+	return c.printList(items)
+}
+
+// filter reads the heads of Kubernetes objects and keeps those that are wanted.
+func filter(objects []json.RawMessage, wants func(kind string, n registry.Name) bool) ([]json.RawMessage, error) {
+	items := []json.RawMessage{}
+	for _, o := range objects {
+		var head struct {
+			Kind     string        `json:"kind"`
+			Metadata registry.Name `json:"metadata"`
+		}
+		if err := json.Unmarshal(o, &head); err != nil {
+			return nil, fmt.Errorf("read object: %w", err)
+		}
+		if wants(head.Kind, head.Metadata) {
+			items = append(items, o)
+		}
+	}
+	return items, nil
+}
+
+// printList shows Kubernetes objects in a List.
+func (c *cli) printList(items []json.RawMessage) error {
 	return c.print(struct {
 		APIVersion string            `json:"apiVersion"`
 		Kind       string            `json:"kind"`
@@ -178,7 +216,7 @@ func (s scope) found(kind string, n int) error {
 	if n > 0 || s.name == "" {
 		return nil
 	}
-	if kind != "node" && !s.all {
+	if kind != "node" && kind != "namespace" && !s.all {
 		return fmt.Errorf("%s %s/%s: not found (-A looks in all namespaces)", kind, s.namespace, s.name)
 	}
 	return fmt.Errorf("%s %s: not found", kind, s.name)

@@ -20,9 +20,12 @@ type format string
 
 const (
 	table  format = "table"
+	wide   format = "wide" // a table with what makes it wide
 	inJSON format = "json"
 	inYAML format = "yaml"
 )
+
+func (f format) isTable() bool { return f == table || f == wide }
 
 // String implements pflag.Value.
 func (f *format) String() string { return string(*f) }
@@ -33,14 +36,14 @@ func (f *format) Type() string { return "format" }
 // Set implements pflag.Value.
 func (f *format) Set(s string) error {
 	switch format(s) {
-	case table, inJSON, inYAML:
+	case table, wide, inJSON, inYAML:
 		*f = format(s)
 		return nil
 	}
-	return fmt.Errorf("want table, json or yaml")
+	return fmt.Errorf("want table, wide, json or yaml")
 }
 
-// print writes v, or with -o table what asTable writes.
+// print writes v, or with -o table and wide what asTable writes.
 func (c *cli) print(v any, asTable func(io.Writer)) error {
 	switch c.output {
 	case inJSON:
@@ -112,7 +115,7 @@ func bytesText(n uint64) string {
 func (c *cli) results(r api.Results) error {
 	err := c.print(r, func(w io.Writer) {
 		for _, o := range r.Results {
-			line := fmt.Sprintf("%s %s\t%s", strings.ToLower(o.Kind), o.Name, o.Action)
+			line := fmt.Sprintf("%s\t%s", o.Object(), o.Action)
 			switch {
 			case len(o.VIPs) > 0:
 				line += "\t" + list(o.VIPs)

@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, env environment) int {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "sluice",
-		Short:         "Look at and change the services of a Sluice node",
+		Short:         "Look at and change the services and policies of a Sluice node",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -75,8 +75,8 @@ func (c *cli) root() *cobra.Command {
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.socket, "socket", socket, "the agent's socket; $SLUICE_SOCKET sets the default")
-	flags.VarP(&c.output, "output", "o", "table, json or yaml")
-	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp)))
+	flags.VarP(&c.output, "output", "o", "table, wide, json or yaml")
+	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)

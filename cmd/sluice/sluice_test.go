@@ -96,7 +96,7 @@ func (a *fakeAgent) Status(context.Context) api.Status {
 	return api.Status{
 		Node: "n1", Version: "v0.0.1", Ready: a.ready.Load(), Kernel: "6.18.0", Attach: "tcx", Revision: 7,
 		Conditions: []api.Condition{{Name: "registry", OK: true}, {Name: "maps", OK: a.ready.Load(), Message: "at revision 7"}},
-		Counts:     api.Counts{Services: 1, Backends: 3, Endpoints: 4, Containers: 1},
+		Counts:     api.Counts{Services: 1, Backends: 3, Endpoints: 4, Containers: 1, Policies: 2, Namespaces: 1},
 		Maps:       []api.Map{{Name: "services", Entries: 655, Limit: 65536, Bytes: 6 << 20}, {Name: "flows", Limit: 524288, Bytes: 1000}},
 		Pools: []api.Pool{
 			{Use: "services", CIDR: netip.MustParsePrefix("10.96.0.0/16"), Used: 1, Size: 65534},
@@ -237,7 +237,7 @@ Kernel:       6.18.0, programs attached by tcx
 Ready:        yes
   registry:   ok
   maps:       ok, at revision 7
-Registry:     revision 7, 1 service, 3 backends, 4 endpoints
+Registry:     revision 7, 1 service, 3 backends, 4 endpoints, 2 policies, 1 namespace
 This node:    1 container
 
 ADDRESSES    RANGE                USED   SIZE
@@ -308,7 +308,7 @@ func TestCompletion(t *testing.T) {
 		t.Fatal(errs)
 	}
 	for line, want := range map[string]string{
-		"get ":                          "endpoints nodes services",
+		"get ":                          "adminnetworkpolicy baselineadminnetworkpolicy endpoints namespaces networkpolicy nodes policies services",
 		"get s":                         "services",
 		"get services ":                 "web",
 		"get services x":                "",
@@ -316,7 +316,7 @@ func TestCompletion(t *testing.T) {
 		"delete service ":               "web",
 		"get services -n ":              "default shop",
 		"label shop":                    "shop/w1",
-		"status -o ":                    "table json yaml",
+		"status -o ":                    "table wide json yaml",
 		"status ":                       "",
 		"--socket /nonexistent label x": "",
 	} {

@@ -68,6 +68,7 @@ func (a *agent) wired() api.Condition {
 func (a *agent) counts() api.Counts {
 	c := api.Counts{Services: len(a.catalog.Services()), Containers: len(a.loader.Interfaces())}
 	c.Endpoints = len(a.catalog.Endpoints())
+	c.Policies, c.Namespaces = len(a.catalog.Policies()), len(a.catalog.Namespaces())
 	for _, f := range a.catalog.Frontends() {
 		c.Backends += len(f.Backends)
 	}

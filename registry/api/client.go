@@ -95,6 +95,52 @@ func (c *Client) KubernetesService(ctx context.Context, n registry.Name) (object
 	return object, err
 }
 
+// Policies returns the policies of a namespace, or with "" of all, and those of the whole cluster, in the
+// order in which they are asked. With containers each says which ones it is about.
+func (c *Client) Policies(ctx context.Context, namespace string, containers bool) ([]Policy, error) {
+	var l List[Policy]
+	err := c.do(ctx, http.MethodGet, fmt.Sprintf("/v1/policies?containers=%t&namespace=%s", containers, url.QueryEscape(namespace)), nil, &l)
+	return l.Items, err
+}
+
+// KubernetesPolicies returns the same as Kubernetes objects in JSON; status.containers says which containers
+// a policy is about.
+func (c *Client) KubernetesPolicies(ctx context.Context, namespace string) ([]json.RawMessage, error) {
+	var l List[json.RawMessage]
+	err := c.do(ctx, http.MethodGet, "/v1/policies?as=kubernetes&namespace="+url.QueryEscape(namespace), nil, &l)
+	return l.Items, err
+}
+
+// DeletePolicy deletes one policy.
+func (c *Client) DeletePolicy(ctx context.Context, id registry.PolicyID) (r Results, err error) {
+	path := "/v1/policies/" + url.PathEscape(id.Tier.String()) + "/"
+	if id.Namespace != "" {
+		path += url.PathEscape(id.Namespace) + "/"
+	}
+	err = c.do(ctx, http.MethodDelete, path+url.PathEscape(id.Name.Name), nil, &r)
+	return r, err
+}
+
+// Namespaces returns the namespaces with all their labels, sorted by name.
+func (c *Client) Namespaces(ctx context.Context) ([]registry.Namespace, error) {
+	var l List[registry.Namespace]
+	err := c.do(ctx, http.MethodGet, "/v1/namespaces", nil, &l)
+	return l.Items, err
+}
+
+// KubernetesNamespaces returns the same as Kubernetes objects in JSON.
+func (c *Client) KubernetesNamespaces(ctx context.Context) ([]json.RawMessage, error) {
+	var l List[json.RawMessage]
+	err := c.do(ctx, http.MethodGet, "/v1/namespaces?as=kubernetes", nil, &l)
+	return l.Items, err
+}
+
+// DeleteNamespace deletes a namespace's labels, and nothing that lies in it.
+func (c *Client) DeleteNamespace(ctx context.Context, name string) (r Results, err error) {
+	err = c.do(ctx, http.MethodDelete, "/v1/namespaces/"+url.PathEscape(name), nil, &r)
+	return r, err
+}
+
 // Endpoints returns all endpoints, sorted by id.
 func (c *Client) Endpoints(ctx context.Context) ([]registry.Endpoint, error) {
 	var l List[registry.Endpoint]

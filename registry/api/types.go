@@ -38,6 +38,8 @@ type Counts struct {
 	Backends   int `json:"backends"`
 	Endpoints  int `json:"endpoints"`
 	Containers int `json:"containers"`
+	Policies   int `json:"policies"`
+	Namespaces int `json:"namespaces"`
 }
 
 // Map is a kernel map's fill.
@@ -86,6 +88,24 @@ type Port struct {
 	Backends []netip.AddrPort `json:"backends"` // over all VIPs
 }
 
+// Policy is one item of GET /v1/policies.
+type Policy struct {
+	registry.Policy
+	Selected     int `json:"selected"` // how many containers the policy is about
+	PolicyStatus     // empty unless asked for
+}
+
+// PolicyStatus is a policy's status where it is shown as a Kubernetes object.
+type PolicyStatus struct {
+	Containers []Container `json:"containers,omitempty"` // that the policy is about
+}
+
+// Container is one interface of a container.
+type Container struct {
+	registry.Name
+	registry.EndpointID
+}
+
 // List is the answer to a GET of several things.
 type List[T any] struct {
 	Items []T `json:"items"`
@@ -103,15 +123,24 @@ const (
 
 // Result says what became of one object.
 type Result struct {
-	Kind string `json:"kind"` // "Service" or "Endpoint"
-	registry.Name
-	Action string            `json:"action"`
-	VIPs   []netip.Addr      `json:"vips,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"` // of an endpoint, as they are now
+	Kind          string            `json:"kind"` // of Kubernetes, or "Endpoint"
+	registry.Name                   // without a namespace if the object is the whole cluster's
+	Action        string            `json:"action"`
+	VIPs          []netip.Addr      `json:"vips,omitempty"`
+	Labels        map[string]string `json:"labels,omitempty"` // of an endpoint, as they are now
+}
+
+// Object returns the kind in lower case and then [NAMESPACE/]NAME.
+func (r Result) Object() string {
+	kind := strings.ToLower(r.Kind)
+	if r.Namespace == "" {
+		return kind + " " + r.Name.Name
+	}
+	return kind + " " + r.Name.String()
 }
 
 // Results is the answer to POST /v1/apply, /v1/delete, /v1/endpoints/label and to
-// DELETE /v1/services/NAMESPACE/NAME.
+// DELETE /v1/services/NAMESPACE/NAME, /v1/policies/KIND/[NAMESPACE/]NAME and /v1/namespaces/NAME.
 type Results struct {
 	Results []Result `json:"results"`
 	// Synced is set when this node's maps reflect what was written.

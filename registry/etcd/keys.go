@@ -17,6 +17,8 @@ const (
 	vipPrefix       = prefix + "vips/"
 	endpointPrefix  = prefix + "endpoints/"
 	nodePrefix      = prefix + "nodes/"
+	namespacePrefix = prefix + "namespaces/"
+	policyPrefix    = prefix + "policies/"
 	maxSegment      = 253       // bytes of one part of a key
 	maxValue        = 256 << 10 // bytes of one value
 	maxVIPs         = 2
@@ -44,6 +46,16 @@ func vipKey(a netip.Addr) string { return vipPrefix + a.Unmap().String() }
 
 func endpointKey(id registry.EndpointID) (string, error) {
 	return key(endpointPrefix, id.Node, id.ContainerID, id.Interface)
+}
+
+func namespaceKey(name string) (string, error) { return key(namespacePrefix, name) }
+
+// policyKey is KIND/NAMESPACE/NAME below the prefix, or KIND/NAME for the cluster-wide kinds.
+func policyKey(id registry.PolicyID) (string, error) {
+	if id.Tier == registry.TierNamespaced {
+		return key(policyPrefix, id.Tier.String(), id.Namespace, id.Name.Name)
+	}
+	return key(policyPrefix, id.Tier.String(), id.Name.Name)
 }
 
 func nodeKey(name string) (string, error) { return key(nodePrefix, name) }
@@ -131,6 +143,28 @@ func decodeNode(k, v []byte) (registry.Node, error) {
 	return n, validAddrs(n.Addresses)
 }
 
+func decodeNamespace(k, v []byte) (registry.Namespace, error) {
+	var n registry.Namespace
+	if err := decode(v, &n); err != nil {
+		return n, err
+	}
+	if want, err := namespaceKey(n.Name); err != nil || want != string(k) {
+		return n, fmt.Errorf("value names namespace %q", n.Name)
+	}
+	return n, nil
+}
+
+func decodePolicy(k, v []byte) (registry.Policy, error) {
+	var p registry.Policy
+	if err := decode(v, &p); err != nil {
+		return p, err
+	}
+	if want, err := policyKey(p.PolicyID); err != nil || want != string(k) {
+		return p, fmt.Errorf("value names %q", p.PolicyID)
+	}
+	return p, p.Validate()
+}
+
 func decode(v []byte, into any) error {
 	if len(v) > maxValue {
 		return fmt.Errorf("value has %d bytes, more than the %d allowed", len(v), maxValue)
@@ -145,60 +179,4 @@ func validAddrs(list []netip.Addr) error {
 		}
 	}
 	return nil
-}
-
-// change turns a stored key and value into a change; a nil value is a deletion. ok is false for
-// keys that are none of the model's objects.
-func change(k, v []byte) (c registry.Change, ok bool, err error) {
-	c.Deleted = v == nil
-	name := string(k)
-	switch {
-	case strings.HasPrefix(name, servicePrefix):
-		var s registry.Service
-		if c.Deleted {
-			parts, err := split(name, servicePrefix, 2)
-			if err != nil {
-				return c, false, err
-			}
-			s.Name = registry.Name{Namespace: parts[0], Name: parts[1]}
-		} else if s, err = decodeService(k, v); err != nil {
-			return c, false, err
-		}
-		c.Service = &s
-	case strings.HasPrefix(name, endpointPrefix):
-		var e registry.Endpoint
-		if c.Deleted {
-			parts, err := split(name, endpointPrefix, 3)
-			if err != nil {
-				return c, false, err
-			}
-			e.EndpointID = registry.EndpointID{Node: parts[0], ContainerID: parts[1], Interface: parts[2]}
-		} else {
-			r, err := decodeEndpoint(k, v)
-			if err != nil {
-				return c, false, err
-			}
-			e = r.effective()
-		}
-		c.Endpoint = &e
-	case strings.HasPrefix(name, nodePrefix):
-		n := registry.Node{Name: strings.TrimPrefix(name, nodePrefix)}
-		if !c.Deleted {
-			if n, err = decodeNode(k, v); err != nil {
-				return c, false, err
-			}
-		}
-		c.Node = &n
-	default:
-		return c, false, nil
-	}
-	return c, true, nil
-}
-
-func split(name, prefix string, n int) ([]string, error) {
-	parts := strings.Split(strings.TrimPrefix(name, prefix), "/")
-	if len(parts) != n {
-		return nil, fmt.Errorf("key has %d parts after %s, not %d", len(parts), prefix, n)
-	}
-	return parts, nil
 }

@@ -175,18 +175,11 @@ func (s *Store) PutNode(ctx context.Context, n registry.Node) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
 	}
-	old, err := s.get(ctx, k)
+	rev, err := s.put(ctx, k, v)
 	if err != nil {
 		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
 	}
-	if old != nil && string(old.Value) == v {
-		return old.ModRevision, nil
-	}
-	r, err := s.client.Put(ctx, k, v)
-	if err != nil {
-		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
-	}
-	return s.wrote(r.Header.Revision), nil
+	return rev, nil
 }
 
 // KeepOnly deletes every node but one, and the endpoints of all others. A store that is embedded in the

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -96,7 +97,7 @@ func TestParse(t *testing.T) {
 	}
 	var got []registry.ServiceRequest
 	for _, o := range objects {
-		got = append(got, o.ServiceRequest)
+		got = append(got, *o.Service)
 	}
 	want := []registry.ServiceRequest{
 		{
@@ -137,7 +138,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	names, err := Names([]byte(good))
-	if want := []registry.Name{got[0].Name, got[1].Name, got[2].Name}; err != nil || !reflect.DeepEqual(names, want) {
+	if want := []ID{{Service, got[0].Name}, {Service, got[1].Name}, {Service, got[2].Name}}; err != nil || !reflect.DeepEqual(names, want) {
 		t.Errorf("names %v, error %v; want %v", names, err, want)
 	}
 }
@@ -154,20 +155,31 @@ func TestParseBounds(t *testing.T) {
 	}
 }
 
-// roundTrip says what a service becomes when it is rendered and parsed again.
-func roundTrip(s registry.Service) (registry.Service, error) {
-	b, err := json.Marshal(ToService(s))
+// roundTrip says what an object becomes when it is rendered and parsed again.
+func roundTrip(o Object) (Object, error) {
+	var rendered any
+	switch {
+	case o.Service != nil:
+		rendered = ToService(o.Service.Service)
+	case o.Namespace != nil:
+		rendered = ToNamespace(*o.Namespace)
+	default:
+		p := ToPolicy(o.Policy)
+		p.Status = map[string]any{"anything": []int{1}}
+		rendered = p
+	}
+	b, err := json.Marshal(rendered)
 	if err != nil {
-		return s, err
+		return o, err
 	}
 	if b, err = yaml.JSONToYAML(b); err != nil {
-		return s, err
+		return o, err
 	}
 	objects, err := Parse(b)
 	if err != nil {
-		return s, err
+		return o, fmt.Errorf("%w in\n%s", err, b)
 	}
-	return objects[0].Service, nil
+	return objects[0], nil
 }
 
 // breaks counts what YAML takes for the end of a line.
@@ -204,18 +216,47 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, o := range objects {
 			if o.Line("") == 0 {
-				t.Errorf("service %s has no line", o.Name)
+				t.Errorf("%s has no line", o.ID())
 			}
-			again, err := roundTrip(o.Service)
-			if err != nil {
-				t.Fatalf("service %+v does not parse once rendered: %v", o.Service, err)
-			}
-			if o.Policy == registry.SingleStack && !reflect.DeepEqual(again, o.Service) {
-				t.Errorf("service %+v became %+v", o.Service, again)
-			}
+			sameAgain(t, o)
 		}
-		if names, err := Names(in); err != nil || len(names) != len(objects) {
-			t.Errorf("%d services, %d names, error %v", len(objects), len(names), err)
+		names, err := Names(in)
+		if err != nil || len(names) != len(objects) {
+			t.Fatalf("%d objects, %d names, error %v", len(objects), len(names), err)
+		}
+		for i, o := range objects {
+			if names[i] != o.ID() {
+				t.Errorf("%s goes by the name of %s", o.ID(), names[i])
+			}
 		}
 	})
+}
+
+// sameAgain reports an object that is another one once it is rendered and parsed, or stored and read.
+func sameAgain(t *testing.T, o Object) {
+	t.Helper()
+	again, err := roundTrip(o)
+	if err != nil {
+		t.Fatalf("%s does not parse once rendered: %v", o.ID(), err)
+	}
+	switch {
+	case o.Service != nil && o.Service.Policy != registry.SingleStack:
+	case o.Service != nil && !reflect.DeepEqual(again.Service.Service, o.Service.Service),
+		!reflect.DeepEqual(again.Namespace, o.Namespace), !reflect.DeepEqual(again.Policy, o.Policy):
+		t.Errorf("%+v became %+v", o, again)
+	}
+	if o.Policy == nil {
+		return
+	}
+	if err := o.Policy.Validate(); err != nil {
+		t.Errorf("%s is taken, but not valid: %v", o.ID(), err)
+	}
+	var stored registry.Policy
+	b, err := json.Marshal(o.Policy)
+	if err == nil {
+		err = json.Unmarshal(b, &stored)
+	}
+	if err != nil || !reflect.DeepEqual(stored, *o.Policy) {
+		t.Errorf("%+v is stored as %+v, %v", *o.Policy, stored, err)
+	}
 }

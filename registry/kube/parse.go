@@ -1,5 +1,5 @@
-// Package kube reads and writes services in the words of Kubernetes: YAML or JSON documents of
-// corev1.Service. What it cannot honour it refuses, naming field and line.
+// Package kube reads and writes the model in the words of Kubernetes: YAML or JSON documents of services,
+// namespaces and network policies. What it cannot honour it refuses, naming field and line.
 package kube
 
 import (
@@ -9,18 +9,31 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
-	corev1 "k8s.io/api/core/v1"
 	strictjson "sigs.k8s.io/json"
 
 	"github.com/sluice-net/sluice/registry"
 )
 
-// Object is a service that a user asks for.
+// Object is what a user asks for. Exactly one of the pointers is set.
 type Object struct {
-	registry.ServiceRequest
-	Document int // from 1
-	lines    map[string]int
-	path     string // of the object within its document, for the items of a List
+	Service   *registry.ServiceRequest
+	Namespace *registry.Namespace
+	Policy    *registry.Policy
+	Document  int // from 1
+	lines     map[string]int
+	nulls     map[string]bool // fields given as null
+	path      string          // of the object within its document, for the items of a List
+}
+
+// ID returns the object's name.
+func (o Object) ID() ID {
+	switch {
+	case o.Service != nil:
+		return ID{Kind: Service, Name: o.Service.Name}
+	case o.Namespace != nil:
+		return ID{Kind: Namespace, Name: registry.Name{Name: o.Namespace.Name}}
+	}
+	return ID{Kind: o.Policy.Tier.String(), Name: o.Policy.Name}
 }
 
 // Line returns the line of a field, as spec.clusterIP, or that of the nearest one around it.
@@ -49,24 +62,25 @@ func parent(path string) string {
 // Parse reads all documents. The error is Errors; it names every fault, and then there are no
 // objects.
 func Parse(data []byte) ([]Object, error) {
-	list, err := each(data, func(r *raw) (Object, Errors) { return r.service() })
+	list, err := each(data, func(r *raw) (Object, Errors) { return r.object() })
 	if err != nil {
 		return nil, err
 	}
-	seen := map[registry.Name]int{}
+	seen := map[ID]int{}
 	for _, o := range list {
-		if line, twice := seen[o.Name]; twice {
+		id := o.ID()
+		if line, twice := seen[id]; twice {
 			return nil, Errors{{Document: o.Document, Line: o.Line("metadata.name"), Field: "metadata.name",
-				Reason: fmt.Sprintf("service %s is given twice, first in line %d", o.Name, line)}}
+				Reason: fmt.Sprintf("%s is given twice, first in line %d", id, line)}}
 		}
-		seen[o.Name] = o.Line("metadata.name")
+		seen[id] = o.Line("metadata.name")
 	}
 	return list, nil
 }
 
-// Names reads only which services the documents are about; the rest of them is not looked at.
-func Names(data []byte) ([]registry.Name, error) {
-	return each(data, func(r *raw) (registry.Name, Errors) { return r.name() })
+// Names reads only which objects the documents are about; the rest of them is not looked at.
+func Names(data []byte) ([]ID, error) {
+	return each(data, func(r *raw) (ID, Errors) { return r.name() })
 }
 
 // raw is one object of the input, not yet checked.
@@ -140,86 +154,63 @@ func (r *raw) objects() ([]*raw, Errors) {
 	return list, nil
 }
 
-// known reports whether the object is a v1 Service; otherwise faults say why not.
-func (r *raw) known() bool {
-	n := target(r.node)
-	if n.Kind != yaml.MappingNode {
-		r.fault(r.node, r.path, "want an object, got %s", describe(n))
-		return false
-	}
-	kind, version := lookup(n, "kind"), lookup(n, "apiVersion")
-	at := func(v *yaml.Node) *yaml.Node {
-		if v.Line == 0 {
-			return n
-		}
-		return v
-	}
-	switch {
-	case text(kind) == "":
-		r.fault(at(kind), join2(r.path, "kind"), "required: only Service of apiVersion v1 is supported")
-	case text(kind) != "Service":
-		r.fault(at(kind), join2(r.path, "kind"), "%s is not supported: only Service of apiVersion v1 is", shorten(text(kind)))
-	case text(version) == "":
-		r.fault(at(version), join2(r.path, "apiVersion"), "required: want v1")
-	case text(version) != "v1":
-		r.fault(at(version), join2(r.path, "apiVersion"), "%s is not supported: want v1", shorten(text(version)))
-	default:
-		return true
-	}
-	return false
-}
-
-func (r *raw) service() (Object, Errors) {
-	if !r.known() {
+func (r *raw) object() (Object, Errors) {
+	kind, ok := r.known()
+	if !ok {
 		return Object{}, r.faults
 	}
-	r.check(r.node, reflect.TypeFor[corev1.Service](), r.path, 0)
+	decoded := empty(kind)
+	r.check(r.node, reflect.TypeOf(decoded), r.path, 0)
 	if len(r.faults) > 0 {
 		return Object{}, r.faults
 	}
-	s, err := r.decode()
-	if err != nil {
+	if err := r.decode(decoded); err != nil {
 		r.fault(r.node, r.path, "%s", err)
 		return Object{}, r.faults
 	}
-	o := Object{Document: r.document, lines: r.lines, path: r.path}
+	o := Object{Document: r.document, lines: r.lines, nulls: r.nulls, path: r.path}
 	v := validator{object: o}
-	o.ServiceRequest = v.service(s)
+	v.read(decoded, &o)
 	return o, v.faults
 }
 
 // decode makes the object of the checked document.
-func (r *raw) decode() (*corev1.Service, error) {
+func (r *raw) decode(into any) error {
 	var x expander
 	v, err := x.value(r.node, 0)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if m, ok := v.(map[string]any); ok {
+		delete(m, "status") // of no interest, and not every kind has one
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var s corev1.Service
-	strict, err := strictjson.UnmarshalStrict(b, &s)
+	strict, err := strictjson.UnmarshalStrict(b, into)
 	if err == nil && len(strict) > 0 {
 		err = strict[0]
 	}
-	return &s, err
+	return err
 }
 
-func (r *raw) name() (registry.Name, Errors) {
-	if !r.known() {
-		return registry.Name{}, r.faults
+func (r *raw) name() (ID, Errors) {
+	kind, ok := r.known()
+	if !ok {
+		return ID{}, r.faults
 	}
 	meta := target(lookup(r.node, "metadata"))
-	n := registry.Name{Namespace: text(lookup(meta, "namespace")), Name: text(lookup(meta, "name"))}
-	if n.Namespace == "" {
-		n.Namespace = defaultNamespace
+	id := ID{Kind: kind, Name: registry.Name{Name: text(lookup(meta, "name"))}}
+	if Namespaced(kind) {
+		if id.Namespace = text(lookup(meta, "namespace")); id.Namespace == "" {
+			id.Namespace = defaultNamespace
+		}
 	}
-	if n.Name == "" {
+	if id.Name.Name == "" {
 		r.fault(r.node, join2(r.path, "metadata.name"), "required")
 	}
-	return n, r.faults
+	return id, r.faults
 }
 
 // lookup returns the value of a mapping's key, or an empty node.

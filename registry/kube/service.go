@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -19,7 +20,7 @@ const (
 	maxPorts         = 1024
 )
 
-// validator turns a decoded service into a request, and notes what it cannot honour.
+// validator turns a decoded object into one of the model, and notes what it cannot honour.
 type validator struct {
 	object Object
 	faults Errors
@@ -54,7 +55,8 @@ func Explain(reasons []string) string {
 
 func (v *validator) service(s *corev1.Service) registry.ServiceRequest {
 	var req registry.ServiceRequest
-	v.metadata(s, &req)
+	req.Name = v.metadata(&s.ObjectMeta, true, validation.IsDNS1035Label)
+	req.Labels = maps.Clone(s.Labels)
 	v.unsupported(&s.Spec)
 	if len(s.Spec.Selector) == 0 {
 		v.fault("spec.selector", "required: a service without a selector would need endpoints written by hand, which is not supported")
@@ -66,25 +68,30 @@ func (v *validator) service(s *corev1.Service) registry.ServiceRequest {
 	return req
 }
 
-func (v *validator) metadata(s *corev1.Service, req *registry.ServiceRequest) {
-	req.Name = registry.Name{Namespace: s.Namespace, Name: s.ObjectMeta.Name}
-	if req.Namespace == "" {
-		req.Namespace = defaultNamespace
-	}
-	v.reasons("metadata.namespace", req.Namespace, validation.IsDNS1123Label(req.Namespace))
+// metadata reads an object's name and checks what else is said about the object.
+func (v *validator) metadata(m *metav1.ObjectMeta, namespaced bool, validName func(string) []string) registry.Name {
+	n := registry.Name{Namespace: m.Namespace, Name: m.Name}
 	switch {
-	case s.GenerateName != "":
+	case !namespaced && n.Namespace != "":
+		v.fault("metadata.namespace", "not allowed: objects of this kind are the whole cluster's")
+	case namespaced && n.Namespace == "":
+		n.Namespace = defaultNamespace
+	case namespaced:
+		v.reasons("metadata.namespace", n.Namespace, validation.IsDNS1123Label(n.Namespace))
+	}
+	switch {
+	case m.GenerateName != "":
 		v.fault("metadata.generateName", "not supported: give metadata.name")
-	case s.ObjectMeta.Name == "":
+	case m.Name == "":
 		v.fault("metadata.name", "required")
 	default:
-		v.reasons("metadata.name", s.ObjectMeta.Name, validation.IsDNS1035Label(s.ObjectMeta.Name))
+		v.reasons("metadata.name", m.Name, validName(m.Name))
 	}
-	if len(s.Finalizers) > 0 {
+	if len(m.Finalizers) > 0 {
 		v.fault("metadata.finalizers", "not supported")
 	}
-	v.labels("metadata.labels", s.Labels)
-	req.Labels = maps.Clone(s.Labels)
+	v.labels("metadata.labels", m.Labels)
+	return n
 }
 
 func (v *validator) labels(field string, set map[string]string) {

@@ -24,13 +24,18 @@ const (
 	bodyReadPeriod = 10 * time.Second
 )
 
-// Store is where objects are written.
+// Store is where objects are written. A Check says whether the Put of the same object would be taken, and
+// returns the object as it is now, if it is.
 type Store interface {
-	// CheckService says whether PutService would take a request, and returns the service as it is
-	// now, if it is.
 	CheckService(context.Context, registry.ServiceRequest) (old registry.Service, exists bool, err error)
 	PutService(context.Context, registry.ServiceRequest) (registry.Service, int64, error)
 	DeleteService(context.Context, registry.Name) (int64, error)
+	CheckPolicy(context.Context, registry.Policy) (old registry.Policy, exists bool, err error)
+	PutPolicy(context.Context, registry.Policy) (int64, error)
+	DeletePolicy(context.Context, registry.PolicyID) (int64, error)
+	CheckNamespace(context.Context, registry.Namespace) (old registry.Namespace, exists bool, err error)
+	PutNamespace(context.Context, registry.Namespace) (int64, error)
+	DeleteNamespace(context.Context, string) (int64, error)
 	LabelEndpoint(ctx context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error)
 }
 
@@ -76,6 +81,11 @@ func New(o Options) *Server {
 	s.handle("GET /v1/services", s.services)
 	s.handle("GET /v1/services/{namespace}/{name}", s.service)
 	s.handle("DELETE /v1/services/{namespace}/{name}", s.deleteService)
+	s.handle("GET /v1/policies", s.policies)
+	s.handle("DELETE /v1/policies/{kind}/{name}", s.deletePolicy)
+	s.handle("DELETE /v1/policies/{kind}/{namespace}/{name}", s.deletePolicy)
+	s.handle("GET /v1/namespaces", s.namespaces)
+	s.handle("DELETE /v1/namespaces/{name}", s.deleteNamespace)
 	s.handle("GET /v1/endpoints", s.endpoints)
 	s.handle("POST /v1/endpoints/label", s.label)
 	s.handle("GET /v1/nodes", s.nodes)

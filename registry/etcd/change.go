@@ -1,0 +1,77 @@
+package etcd
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+// change turns a stored key and value into a change; a nil value is a deletion. ok is false for
+// keys that are none of the model's objects.
+func change(k, v []byte) (c registry.Change, ok bool, err error) {
+	c.Deleted = v == nil
+	switch name := string(k); {
+	case strings.HasPrefix(name, servicePrefix):
+		c.Service, err = object(k, v, servicePrefix, decodeService, func(s *registry.Service, parts []string) bool {
+			return fill(parts, &s.Namespace, &s.Name.Name)
+		})
+	case strings.HasPrefix(name, endpointPrefix):
+		var r *endpointRecord
+		r, err = object(k, v, endpointPrefix, decodeEndpoint, func(r *endpointRecord, parts []string) bool {
+			return fill(parts, &r.Node, &r.ContainerID, &r.Interface)
+		})
+		if err == nil {
+			e := r.effective()
+			c.Endpoint = &e
+		}
+	case strings.HasPrefix(name, nodePrefix):
+		c.Node, err = object(k, v, nodePrefix, decodeNode, func(n *registry.Node, parts []string) bool {
+			return fill(parts, &n.Name)
+		})
+	case strings.HasPrefix(name, namespacePrefix):
+		c.Namespace, err = object(k, v, namespacePrefix, decodeNamespace, func(n *registry.Namespace, parts []string) bool {
+			return fill(parts, &n.Name)
+		})
+	case strings.HasPrefix(name, policyPrefix):
+		c.Policy, err = object(k, v, policyPrefix, decodePolicy, func(p *registry.Policy, parts []string) bool {
+			if p.Tier.UnmarshalText([]byte(parts[0])) != nil {
+				return false
+			}
+			if p.Tier == registry.TierNamespaced {
+				return fill(parts[1:], &p.Namespace, &p.Name.Name)
+			}
+			return fill(parts[1:], &p.Name.Name)
+		})
+	default:
+		return c, false, nil
+	}
+	return c, err == nil, err
+}
+
+// object decodes a value, or makes of a deleted one's key an object with no more than its name.
+func object[T any](k, v []byte, prefix string, decode func(k, v []byte) (T, error), identify func(*T, []string) bool) (*T, error) {
+	if v != nil {
+		o, err := decode(k, v)
+		if err != nil {
+			return nil, err
+		}
+		return &o, nil
+	}
+	o := new(T)
+	if name := strings.TrimPrefix(string(k), prefix); !identify(o, strings.Split(name, "/")) {
+		return nil, fmt.Errorf("key %s%q names nothing", prefix, name)
+	}
+	return o, nil
+}
+
+// fill sets the parts of a name, if there are as many as it has.
+func fill(parts []string, into ...*string) bool {
+	if len(parts) != len(into) {
+		return false
+	}
+	for i, p := range parts {
+		*into[i] = p
+	}
+	return true
+}

@@ -1,0 +1,210 @@
+package kube
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+func (v *validator) networkPolicy(n *networkingv1.NetworkPolicy) registry.Policy {
+	p := v.policyHead(registry.TierNamespaced, &n.ObjectMeta)
+	p.Subject.Pods = v.selector("spec.podSelector", &n.Spec.PodSelector)
+	p.Isolates = v.policyTypes(&n.Spec)
+	for i, r := range n.Spec.Ingress {
+		p.Ingress = append(p.Ingress, v.rule(fmt.Sprintf("spec.ingress[%d]", i), "from", r.From, r.Ports))
+	}
+	for i, r := range n.Spec.Egress {
+		p.Egress = append(p.Egress, v.rule(fmt.Sprintf("spec.egress[%d]", i), "to", r.To, r.Ports))
+	}
+	// Rules of a direction that policyTypes does not name mean nothing.
+	if !p.Closes(registry.Ingress) {
+		p.Ingress = nil
+	}
+	if !p.Closes(registry.Egress) {
+		p.Egress = nil
+	}
+	return p
+}
+
+// policyHead reads what all kinds of policies have in their metadata.
+func (v *validator) policyHead(tier registry.Tier, m *metav1.ObjectMeta) registry.Policy {
+	p := registry.Policy{PolicyID: registry.PolicyID{Tier: tier}}
+	p.Name = v.metadata(m, tier == registry.TierNamespaced, validation.IsDNS1123Subdomain)
+	domain, _, _ := strings.Cut(registry.AuditAnnotation, "/")
+	for _, key := range slices.Sorted(maps.Keys(m.Annotations)) {
+		value := m.Annotations[key]
+		at := join("metadata.annotations", key)
+		switch {
+		case key == registry.AuditAnnotation && value != "true" && value != "false":
+			v.fault(at, "%q: want \"true\" or \"false\"", shorten(value))
+		case key == registry.AuditAnnotation:
+			p.Audit = value == "true"
+		case strings.HasPrefix(key, domain+"/"):
+			v.fault(at, "unknown annotation (did you mean %s?)", registry.AuditAnnotation)
+		}
+	}
+	return p
+}
+
+// policyTypes returns the directions that a policy isolates, with Kubernetes' default for those that
+// say nothing.
+func (v *validator) policyTypes(s *networkingv1.NetworkPolicySpec) []registry.Direction {
+	var in, out bool
+	for i, t := range s.PolicyTypes {
+		switch t {
+		case networkingv1.PolicyTypeIngress:
+			in = true
+		case networkingv1.PolicyTypeEgress:
+			out = true
+		default:
+			v.fault(fmt.Sprintf("spec.policyTypes[%d]", i), "%q: want Ingress or Egress", shorten(string(t)))
+		}
+	}
+	if len(s.PolicyTypes) > 2 {
+		v.fault("spec.policyTypes", "%d types: want at most two", len(s.PolicyTypes))
+	}
+	if len(s.PolicyTypes) == 0 {
+		in, out = true, len(s.Egress) > 0
+	}
+	var list []registry.Direction
+	if in {
+		list = append(list, registry.Ingress)
+	}
+	if out {
+		list = append(list, registry.Egress)
+	}
+	return list
+}
+
+// rule reads one rule; side is "from" or "to". An empty list of peers or ports is the same as none:
+// everyone, everything.
+func (v *validator) rule(at, side string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) registry.Rule {
+	out := registry.Rule{Action: registry.Allow}
+	for i := range peers {
+		out.Peers = append(out.Peers, v.peer(fmt.Sprintf("%s.%s[%d]", at, side, i), &peers[i]))
+	}
+	for i := range ports {
+		out.Ports = append(out.Ports, v.policyPort(fmt.Sprintf("%s.ports[%d]", at, i), &ports[i]))
+	}
+	return out
+}
+
+func (v *validator) peer(at string, p *networkingv1.NetworkPolicyPeer) registry.Peer {
+	if p.IPBlock != nil {
+		if p.PodSelector != nil || p.NamespaceSelector != nil {
+			v.fault(at, "ipBlock stands alone: podSelector and namespaceSelector belong into a peer of their own")
+		}
+		block := v.ipBlock(at+".ipBlock", p.IPBlock)
+		return registry.Peer{Block: &block}
+	}
+	if p.PodSelector == nil && p.NamespaceSelector == nil {
+		v.fault(at, "required: podSelector, namespaceSelector or ipBlock ({} selects all)")
+	}
+	var pods registry.PodSelector
+	if p.NamespaceSelector != nil {
+		s := v.selector(at+".namespaceSelector", p.NamespaceSelector)
+		pods.Namespaces = &s
+	}
+	if p.PodSelector != nil {
+		pods.Pods = v.selector(at+".podSelector", p.PodSelector)
+	}
+	return registry.Peer{Pods: &pods}
+}
+
+func (v *validator) ipBlock(at string, b *networkingv1.IPBlock) registry.IPBlock {
+	var out registry.IPBlock
+	if b.CIDR == "" {
+		v.fault(at+".cidr", "required")
+	} else {
+		out.CIDR = v.prefix(at+".cidr", b.CIDR)
+	}
+	for i, text := range b.Except {
+		field := fmt.Sprintf("%s.except[%d]", at, i)
+		e := v.prefix(field, text)
+		if e.IsValid() && out.CIDR.IsValid() && (e.Bits() <= out.CIDR.Bits() || !out.CIDR.Contains(e.Addr())) {
+			v.fault(field, "%s is not a part of cidr %s", e, out.CIDR)
+		}
+		if !slices.Contains(out.Except, e) {
+			out.Except = append(out.Except, e)
+		}
+	}
+	return out
+}
+
+// prefix reads a CIDR; of one with faults the result is not valid.
+func (v *validator) prefix(at, text string) netip.Prefix {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil || p.Addr().Is4In6():
+		v.fault(at, "%q is not a CIDR (e.g. 10.9.8.0/24 or 2001:db8::/64)", shorten(text))
+	case p != p.Masked():
+		v.fault(at, "%s has bits set behind its length: did you mean %s?", p, p.Masked())
+	default:
+		return p
+	}
+	return netip.Prefix{}
+}
+
+func (v *validator) policyPort(at string, p *networkingv1.NetworkPolicyPort) registry.PolicyPort {
+	out := registry.PolicyPort{Protocol: registry.TCP}
+	if p.Protocol != nil {
+		out.Protocol = v.protocol(at+".protocol", *p.Protocol)
+	}
+	switch {
+	case p.Port == nil:
+		out.EndPort = math.MaxUint16
+		if p.EndPort != nil {
+			v.fault(at+".endPort", "not allowed without a port")
+		}
+	case p.Port.Type == intstr.String:
+		out.Name = p.Port.StrVal
+		v.reasons(at+".port", out.Name, validation.IsValidPortName(out.Name))
+		if p.EndPort != nil {
+			v.fault(at+".endPort", "not allowed with a port's name: want a number in port")
+		}
+	default:
+		out.Port = v.portNumber(at+".port", p.Port.IntVal)
+		out.EndPort = out.Port
+		if p.EndPort == nil {
+			break
+		}
+		if out.EndPort = v.portNumber(at+".endPort", *p.EndPort); out.EndPort != 0 && *p.EndPort < p.Port.IntVal {
+			v.fault(at+".endPort", "%d is less than port %d", *p.EndPort, p.Port.IntVal)
+		}
+	}
+	return out
+}
+
+// portNumber returns 0 for a number that is not a port's.
+func (v *validator) portNumber(at string, n int32) uint16 {
+	if n < 1 || n > math.MaxUint16 {
+		v.fault(at, "%d: want a number from 1 to 65535", n)
+		return 0
+	}
+	return uint16(n)
+}
+
+// protocol reads a protocol's name, which Kubernetes writes in capitals only.
+func (v *validator) protocol(at string, p corev1.Protocol) registry.Protocol {
+	switch p {
+	case corev1.ProtocolTCP:
+		return registry.TCP
+	case corev1.ProtocolUDP:
+		return registry.UDP
+	case corev1.ProtocolSCTP:
+		return registry.SCTP
+	}
+	v.fault(at, "%q: want TCP, UDP or SCTP", shorten(string(p)))
+	return registry.TCP
+}
