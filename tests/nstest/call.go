@@ -1,12 +1,10 @@
 package nstest
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -85,54 +83,25 @@ func calls(ctx context.Context, cmd *exec.Cmd, netns, cgroup string) (r report.R
 }
 
 // Caller is a process that makes calls until it is stopped.
-type Caller struct {
-	process *process
-	stdin   io.WriteCloser
-	pipe    *os.File
-	stdout  *bufio.Reader // of pipe
-}
+type Caller struct{ dialogue *dialogue }
 
 // Caller starts calls from inside the container that go on until they are stopped; their count is
 // ignored.
 func (c *Container) Caller(call Call) (*Caller, error) {
 	call.Count = 0
-	cmd := exec.Command(c.node.bin.Probe, call.args()...)
-	stdin, err := cmd.StdinPipe()
+	d, err := converse(exec.Command(c.node.bin.Probe, call.args()...), c.Netns, c.Cgroup)
 	if err != nil {
 		return nil, err
 	}
-	// Not StdoutPipe, whose end is lost when the process is waited for before it was read.
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
-	cmd.Stdout = w
-	p, err := start(cmd, c.Netns, c.Cgroup)
-	if err != nil {
-		r.Close()
-		return nil, err
-	}
-	return &Caller{process: p, stdin: stdin, pipe: r, stdout: bufio.NewReader(r)}, nil
+	return &Caller{d}, nil
 }
 
 // Report returns what came of the calls so far.
-func (c *Caller) Report() (report.Report, error) {
-	if _, err := io.WriteString(c.stdin, "\n"); err != nil {
-		return report.Report{}, fmt.Errorf("ask for report: %w", err)
+func (c *Caller) Report() (r report.Report, err error) {
+	if err = c.dialogue.say(nil); err == nil {
+		err = c.dialogue.hear(&r)
 	}
-	return c.read()
-}
-
-func (c *Caller) read() (r report.Report, err error) {
-	line, err := c.stdout.ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &r)
-	}
-	if err != nil {
-		return r, fmt.Errorf("read report: %w", err)
-	}
-	return r, nil
+	return r, err
 }
 
 // More waits until each of the callers has made that many calls after now.
@@ -158,10 +127,7 @@ func More(ctx context.Context, calls int, callers ...*Caller) error {
 }
 
 // Stop ends the calls and returns what came of all of them.
-func (c *Caller) Stop() (report.Report, error) {
-	c.stdin.Close()
-	r, err := c.read()
-	c.pipe.Close()
-	<-c.process.done
-	return r, errors.Join(err, c.process.err)
+func (c *Caller) Stop() (r report.Report, err error) {
+	err = c.dialogue.end(&r)
+	return r, err
 }

@@ -1,6 +1,7 @@
 package nstest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -45,21 +46,32 @@ func (n *Node) CNI() *libcni.CNIConfig {
 
 // Conflist is the network's configuration of a CNI version, with a container's labels.
 func (n *Node) Conflist(version string, labels map[string]string) (*libcni.NetworkConfigList, error) {
+	return n.conflist(version, Spec{Labels: labels})
+}
+
+func (n *Node) conflist(version string, spec Spec) (*libcni.NetworkConfigList, error) {
 	type label struct {
 		Key   string `json:"key"`
 		Value string `json:"value"`
 	}
 	list := []label{}
-	for key, value := range labels {
+	for key, value := range spec.Labels {
 		list = append(list, label{key, value})
+	}
+	args := map[string]any{"labels": list}
+	if spec.Ports != nil {
+		args["ports"] = spec.Ports
+	}
+	if spec.Addresses != nil {
+		args["ips"] = spec.Addresses
 	}
 	data, err := json.Marshal(map[string]any{
 		"cniVersion": version,
-		"name":       "sluice",
+		"name":       cmp.Or(spec.Network, "sluice"),
 		"plugins": []any{map[string]any{
 			"type":   "sluice-cni",
 			"socket": n.Socket(),
-			"args":   map[string]any{"cni": map[string]any{"labels": list}},
+			"args":   map[string]any{"cni": args},
 		}},
 	})
 	if err != nil {
@@ -70,12 +82,19 @@ func (n *Node) Conflist(version string, labels map[string]string) (*libcni.Netwo
 
 // Runtime is what a runtime knows of the container.
 func (c *Container) Runtime() *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{ContainerID: c.ID, NetNS: c.Netns, IfName: Interface}
+	conf := &libcni.RuntimeConf{ContainerID: c.ID, NetNS: c.Netns, IfName: Interface}
+	if c.spec.Namespace != "" {
+		conf.Args = append(conf.Args, [2]string{"K8S_POD_NAMESPACE", c.spec.Namespace})
+	}
+	if c.spec.Pod != "" {
+		conf.Args = append(conf.Args, [2]string{"K8S_POD_NAME", c.spec.Pod})
+	}
+	return conf
 }
 
 // Add wires the container.
 func (c *Container) Add(ctx context.Context) error {
-	list, err := c.node.Conflist("1.0.0", c.spec.Labels)
+	list, err := c.node.conflist("1.0.0", c.spec)
 	if err != nil {
 		return err
 	}
@@ -103,7 +122,7 @@ func (c *Container) Add(ctx context.Context) error {
 
 // Del takes the container's wire away.
 func (c *Container) Del(ctx context.Context) error {
-	list, err := c.node.Conflist("1.0.0", c.spec.Labels)
+	list, err := c.node.conflist("1.0.0", c.spec)
 	if err != nil {
 		return err
 	}

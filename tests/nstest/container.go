@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+
+	"github.com/sluice-net/sluice/registry"
 )
 
 // Port is where containers answer, over TCP and UDP.
@@ -22,6 +24,12 @@ type Spec struct {
 	Labels map[string]string
 	CPU    int  // to run on, counted from 1; 0: any
 	Empty  bool // no process inside
+
+	Namespace string // as Kubernetes would say; "": the agent's default
+	Pod       string // its name there; "": the agent's choice
+	Network   string // CNI name; "": sluice
+	Ports     []registry.EndpointPort
+	Addresses []netip.Addr // to ask for; none: whatever is free
 }
 
 // Container is a network namespace wired by the plugin, with a probe in it.

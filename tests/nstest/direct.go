@@ -63,10 +63,10 @@ func (l *Lab) Direct(ctx context.Context, cpu int) (d *Direct, err error) {
 	if err := inNetns(router, forward); err != nil {
 		return d, err
 	}
-	if err := d.wire(router, d.client, "client", "10.9.0.1", "fd09::1"); err != nil {
+	if err := wire(router, d.client, "client", "10.9.0.1", "fd09::1"); err != nil {
 		return d, err
 	}
-	if err := d.wire(router, server, "server", d.ServerV4.String(), d.ServerV6.String()); err != nil {
+	if err := wire(router, server, "server", d.ServerV4.String(), d.ServerV6.String()); err != nil {
 		return d, err
 	}
 	return d, d.serve(server, cpu)
@@ -82,7 +82,7 @@ func forward() error {
 }
 
 // wire joins a namespace to the router: addresses of its own alone, and a default route.
-func (d *Direct) wire(router, path, device, v4, v6 string) error {
+func wire(router, path, device, v4, v6 string) error {
 	inside, err := os.Open(path)
 	if err != nil {
 		return err

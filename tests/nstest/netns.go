@@ -82,3 +82,6 @@ func inNetns(path string, f func() error) error {
 
 // InNetns runs f on a thread inside the node's namespace.
 func (n *Node) InNetns(f func() error) error { return inNetns(n.Netns, f) }
+
+// InNetns runs f on a thread inside the container's namespace.
+func (c *Container) InNetns(f func() error) error { return inNetns(c.Netns, f) }

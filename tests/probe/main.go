@@ -1,12 +1,16 @@
 // Command probe is the process inside the containers of tests: a server that answers with its name,
-// and a caller that counts who answered.
+// a caller that counts who answered, a member of a mesh that is both for many ports and peers, and a
+// source of packets that never ends.
 //
 //	probe serve --name NAME [--tcp PORT] [--udp PORT]
 //	probe call --addr ADDR:PORT [--net udp] [--count N] [--keep] ...
+//	probe mesh --name NAME --addr ADDR... --port PORT... [--sniff DEVICE]
+//	probe flood --to ADDR:PORT... [--gap DURATION]
 //
 // serve prints "ready" once it listens and ends when its standard input closes, so that it never
-// outlives the test that started it. call without a count goes on until its standard input closes;
-// for each line that it reads there it prints a report of the calls so far.
+// outlives the test that started it; so do mesh and flood. call without a count goes on until its
+// standard input closes; for each line that it reads there it prints a report of the calls so far.
+// mesh reads orders and prints outcomes, in JSON.
 package main
 
 import (
@@ -27,15 +31,19 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve or call")
+		return fmt.Errorf("want serve, call, mesh or flood")
 	}
 	switch args[0] {
 	case "serve":
 		return serve(args[1:])
 	case "call":
 		return call(args[1:])
+	case "mesh":
+		return mesh(args[1:])
+	case "flood":
+		return flood(args[1:])
 	}
-	return fmt.Errorf("%q: want serve or call", args[0])
+	return fmt.Errorf("%q: want serve, call, mesh or flood", args[0])
 }
 
 // pinned is set in the environment of a process that pin has started over.
