@@ -11,13 +11,13 @@
 #include <linux/bpf.h>
 
 #include "config.h"
+#include "event.h"
+#include "guard.h"
+#include "icmp.h"
 #include "lb.h"
 #include "nat.h"
 #include "parse.h"
 
-#define ND_SOLICITATION	 135
-#define ND_ADVERTISEMENT 136
-#define ND_TARGET_LLADDR 2
 /* Router, solicited, override (RFC 4861, 4.4). */
 #define ND_FLAGS 0xe0000000
 
@@ -35,8 +35,7 @@ static __always_inline int answer_send(struct __sk_buff *skb)
 		goto drop;
 	return bpf_redirect_peer(skb->ifindex, 0);
 drop:
-	COUNT(drop_rewrite);
-	return TC_ACT_SHOT;
+	return DROP(skb, drop_rewrite);
 }
 
 /* An ARP packet for IPv4 over Ethernet, RFC 826. */
@@ -55,34 +54,46 @@ struct arp {
 #define ARPOP_REQUEST 1
 #define ARPOP_REPLY   2
 
+/* Whether an ARP packet claims an address or a MAC that is not the container's. */
+static __always_inline bool arp_lies(struct __sk_buff *skb, const struct packet *pkt,
+				     const struct arp *arp)
+{
+	__u8 mac[6];
+
+	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), mac, 6) ||
+	    !mac_equal(arp->sha, mac))
+		return true;
+	/* A sender of 0 claims nothing: it probes whether an address is free (RFC 5227). */
+	return !is_unspecified(&pkt->tuple.saddr) && !owns(skb, &pkt->tuple.saddr, mac);
+}
+
 /* RFC 826: who has the gateway's address? Nothing else is on this link. */
-static __noinline int answer_arp(struct __sk_buff *skb)
+static __noinline int answer_arp(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct arp arp;
 	__be32 gateway = addr_to_v4(&config_here()->gateway_v4);
 	__be32 sender, target;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp))) {
-		COUNT(drop_malformed);
-		return TC_ACT_SHOT;
-	}
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)) || arp.hw_len != 6 ||
+	    arp.proto_len != 4)
+		return DROP(skb, drop_malformed);
 	__builtin_memcpy(&sender, arp.spa, 4);
 	__builtin_memcpy(&target, arp.tpa, 4);
-	/* A sender of 0 probes whether an address is free (RFC 5227): silence says it is. */
+	addr_from_v4(&pkt->tuple.saddr, sender);
+	addr_from_v4(&pkt->tuple.daddr, target);
+	if (arp_lies(skb, pkt, &arp))
+		return DROP(skb, drop_arp);
+	/* Silence tells who probes that the address is free. */
 	if (arp.op != bpf_htons(ARPOP_REQUEST) || arp.proto != bpf_htons(ETH_P_IP) ||
-	    target != gateway || !sender) {
-		COUNT(drop_link_local);
-		return TC_ACT_SHOT;
-	}
+	    target != gateway || !sender)
+		return DROP(skb, drop_link_local);
 	arp.op = bpf_htons(ARPOP_REPLY);
 	__builtin_memcpy(arp.tha, arp.sha, 6);
 	__builtin_memcpy(arp.tpa, arp.spa, 4);
 	__builtin_memcpy(arp.sha, config_here()->gateway_mac, 6);
 	__builtin_memcpy(arp.spa, &gateway, 4);
-	if (bpf_skb_store_bytes(skb, ETH_HLEN, &arp, sizeof(arp), 0)) {
-		COUNT(drop_rewrite);
-		return TC_ACT_SHOT;
-	}
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, &arp, sizeof(arp), 0))
+		return DROP(skb, drop_rewrite);
 	COUNT(arp_replies);
 	return answer_send(skb);
 }
@@ -153,8 +164,7 @@ static __noinline int answer_nd(struct __sk_buff *skb, struct packet *pkt)
 	COUNT(arp_replies);
 	return answer_send(skb);
 drop:
-	COUNT(drop_rewrite);
-	return TC_ACT_SHOT;
+	return DROP(skb, drop_rewrite);
 }
 
 /*
@@ -202,8 +212,7 @@ static __noinline int refuse_tcp(struct __sk_buff *skb, struct packet *pkt)
 	if (bpf_skb_load_bytes(skb, l4, &th, sizeof(th)))
 		goto drop;
 	if (th.doff * 4 < sizeof(th) || len < th.doff * 4) {
-		COUNT(drop_malformed);
-		return TC_ACT_SHOT;
+		return DROP(skb, drop_malformed);
 	}
 	if (th.ack) {
 		th.seq = th.ack_seq;
@@ -230,8 +239,7 @@ static __noinline int refuse_tcp(struct __sk_buff *skb, struct packet *pkt)
 	COUNT(refused);
 	return answer_send(skb);
 drop:
-	COUNT(drop_rewrite);
-	return TC_ACT_SHOT;
+	return DROP(skb, drop_rewrite);
 }
 
 /* Of the refused packet, what an unreachable message quotes: RFC 792's 8 bytes of transport. */
@@ -315,21 +323,25 @@ static __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *pkt)
 	COUNT(refused);
 	return answer_send(skb);
 drop:
-	COUNT(drop_rewrite);
-	return TC_ACT_SHOT;
+	return DROP(skb, drop_rewrite);
 }
 
 /*
- * Tells the sender of a packet to a VIP that nothing serves it. Nothing is said about a reset
- * (RFC 9293, 3.10.7.1), nor about a fragment that is not the first (RFC 1122, 3.2.2); and no
- * stack cuts a TCP segment to pieces.
+ * Tells the sender of the packet in the scratch, which is to a VIP, that nothing serves it. Nothing is
+ * said about a reset (RFC 9293, 3.10.7.1), nor about an ICMP error or a fragment that is not the
+ * first (RFC 1122, 3.2.2); and no stack cuts a TCP segment to pieces.
  */
-static __always_inline int refuse(struct __sk_buff *skb, struct packet *pkt)
+__noinline int refuse(struct __sk_buff *skb)
 {
-	if (pkt->fragment == FRAGMENT_LATER ||
-	    (pkt->tuple.proto == IPPROTO_TCP && (pkt->fragment || pkt->tcp_flags & TCP_RST))) {
-		COUNT(drop_refused);
+	struct scratch *work = scratch_here();
+	struct packet *pkt;
+
+	if (!work)
 		return TC_ACT_SHOT;
+	pkt = &work->pkt;
+	if (pkt->fragment == FRAGMENT_LATER || (pkt->single && is_icmp_error(pkt)) ||
+	    (pkt->tuple.proto == IPPROTO_TCP && (pkt->fragment || pkt->tcp_flags & TCP_RST))) {
+		return DROP(skb, drop_refused);
 	}
 	if (pkt->tuple.proto == IPPROTO_TCP)
 		return refuse_tcp(skb, pkt);

@@ -10,22 +10,13 @@
 #include <linux/pkt_cls.h>
 
 #include "config.h"
+#include "event.h"
 #include "flow.h"
+#include "guard.h"
 #include "lb.h"
 #include "maps.h"
 #include "parse.h"
-
-/* Let it go its way, past whatever other programs are attached here. */
-#define PASS TC_ACT_UNSPEC
-/* Not actions: the packet is to be answered by refuse(), or to do as the decision says. */
-#define REFUSE (-100)
-#define FOLLOW (-101)
-
-#define DROP(reason)           \
-	({                     \
-		COUNT(reason); \
-		TC_ACT_SHOT;   \
-	})
+#include "policy.h"
 
 /* Whether the frame comes from this MAC. */
 static __always_inline bool sent_by(struct __sk_buff *skb, const __u8 *mac)
@@ -40,31 +31,19 @@ static __always_inline bool sent_by(struct __sk_buff *skb, const __u8 *mac)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
 }
 
-/* The container that the packet comes from, or NULL when its address or MAC is not its own. */
-static __always_inline const struct endpoint *sender(struct __sk_buff *skb,
-						     const struct packet *pkt)
+/* Whether the packet comes from this container, by its veth and with its MAC. */
+static __always_inline bool own(struct __sk_buff *skb, const struct endpoint *src)
 {
-	const struct endpoint *src = bpf_map_lookup_elem(&endpoints, &pkt->tuple.saddr);
-
-	if (src && src->ifindex == skb->ifindex && sent_by(skb, src->mac))
-		return src;
-	return NULL;
+	return src->ifindex == skb->ifindex && sent_by(skb, src->mac);
 }
 
 /* What to do with a packet from an address that is not the container's. */
-static __always_inline int drop_foreign(const struct packet *pkt)
+static __always_inline int drop_foreign(struct __sk_buff *skb, const struct packet *pkt)
 {
-	const __u32 *w = (const __u32 *)&pkt->tuple.saddr;
-	bool unspecified = !w[0] && !w[1] && !w[3] && (!w[2] || w[2] == bpf_htonl(0xffff));
-	/* fe80::/10 and 169.254.0.0/16 */
-	bool link_local = (w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
-			  (addr_is_v4(&pkt->tuple.saddr) &&
-			   (w[3] & bpf_htonl(0xffff0000)) == bpf_htonl(0xa9fe0000));
-
 	/* DHCP, router solicitations, multicast reports: every container says them at its start. */
-	if (unspecified || link_local)
-		return DROP(drop_link_local);
-	return DROP(drop_spoofed);
+	if (is_unspecified(&pkt->tuple.saddr) || is_link_local(&pkt->tuple.saddr))
+		return DROP(skb, drop_link_local);
+	return DROP(skb, drop_spoofed);
 }
 
 /* The service by whose VIP the packet's socket knows its peer, if a socket hook translated it. */
@@ -107,27 +86,32 @@ static __always_inline int translate(const struct packet *pkt, const struct foun
 }
 
 /*
- * Enters the decision. An answer's decision that was kept renews its own entry only: whether the
- * other direction may stay with its backend is decided by that direction's packets.
+ * Enters the decision. An answer's decision renews its own entry only: whether the other direction may
+ * stay with its backend is decided by that direction's packets.
  */
-static __always_inline int enter(const struct packet *pkt, struct scratch *work,
-				 const struct endpoint *dst, bool renewed)
+static __always_inline int enter(struct __sk_buff *skb, struct scratch *work, bool renewed)
 {
-	work->fwd.epoch = epoch_of(&work->fwd);
-	if (!decision_stands(&work->fwd))
+	const struct packet *pkt = &work->pkt;
+
+	if (pkt->single)
+		return FOLLOW;
+	/* What a container that plays DHCP server would answer must not find an entry that holds. */
+	if (!decision_stands(&work->fwd) ||
+	    (work->dst.ep.ifindex &&
+	     is_dhcp_answer(pkt->v6, pkt->tuple.proto, work->fwd.dport, work->fwd.sport)))
 		work->fwd.epoch--;
 	note_flags(pkt, &work->fwd);
 	if (work->fwd.flags & FLOW_REPLY) {
 		if (bpf_map_update_elem(&flows, &pkt->tuple, &work->fwd, BPF_ANY))
-			return DROP(drop_flows_full);
+			return DROP(skb, drop_flows_full);
 		COUNT(flows_renewed);
 		return FOLLOW;
 	}
-	switch (flow_create(pkt, work, dst)) {
+	switch (flow_create()) {
 	case CREATED_PORTS_SPENT:
-		return DROP(drop_ports_spent);
+		return DROP(skb, drop_ports_spent);
 	case CREATED_FULL:
-		return DROP(drop_flows_full);
+		return DROP(skb, drop_flows_full);
 	}
 	if (renewed)
 		COUNT(flows_renewed);
@@ -160,75 +144,141 @@ static __always_inline void forget_reply(const struct flow *stale, __u8 proto)
 	bpf_map_delete_elem(&flows, &key);
 }
 
-/* A packet from a container with no entry in flows, or with one that no longer holds. */
-static __noinline int from_pod_decide(struct __sk_buff *skb, const struct packet *pkt,
-				      const struct flow *stale, struct scratch *work)
+/* What becomes of the entry that no longer decides a packet. */
+enum stale {
+	STALE_NONE = 0, /* there is none */
+	STALE_OVER,	/* the flow has ended: the packet begins another */
+	STALE_ANEW,	/* the flow is decided anew, as if it were new */
+	STALE_KEPT,	/* so is whether it may be, but not its translation */
+};
+
+/* The packet's entry in flows, if it has one. */
+static __always_inline const struct flow *stale_entry(const struct scratch *work)
 {
-	const struct endpoint *src, *dst;
-	struct flow *fwd = &work->fwd;
-	struct found svc;
-	bool kept = false;
-
-	src = sender(skb, pkt);
-	if (!src)
-		return drop_foreign(pkt);
-	begin(pkt, fwd);
-	fwd->in_ifindex = src->ifindex;
-	__builtin_memcpy(fwd->in_mac, src->mac, 6);
-	fwd->src_endpoint = src->id;
-
-	if (stale) {
-		kept = flow_keep(pkt, stale, fwd);
-		if (!kept)
-			forget_reply(stale, pkt->tuple.proto);
-	}
-	if (!kept) {
-		fwd->backend = 0;
-		if (service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto, &svc) &&
-		    translate(pkt, &svc, fwd))
-			return REFUSE;
-	}
-	dst = bpf_map_lookup_elem(&endpoints, &fwd->daddr);
-	if (dst) {
-		fwd->dst_endpoint = dst->id;
-		fwd->out_ifindex = dst->ifindex;
-		__builtin_memcpy(fwd->out_mac, dst->mac, 6);
-		if (dst->id == src->id && !kept) {
-			/* Its own backend: an address of its own, come in from outside, is a martian. */
-			fwd->saddr =
-				pkt->v6 ? config_here()->hairpin_v6 : config_here()->gateway_v4;
-			fwd->flags |= FLOW_NAT_SRC;
-		}
-	} else if (!(fwd->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)) && is_vip(&fwd->daddr)) {
-		return REFUSE;
-	}
-	if (!fwd->service)
-		fwd->service = origin_service(skb, pkt);
-	return enter(pkt, work, dst, stale);
+	return work->stale ? bpf_map_lookup_elem(&flows, &work->pkt.tuple) : NULL;
 }
 
-/* A packet from the node's stack with no entry in flows, or with one that no longer holds. */
-static __noinline int to_pod_decide(struct __sk_buff *skb, const struct packet *pkt,
-				    const struct flow *stale, struct scratch *work)
+/* Begins to decide: puts into *fwd what the packet is, or what is kept of the stale entry. */
+static __always_inline enum stale begin_from(const struct packet *pkt, const struct flow *stale,
+					     struct flow *fwd)
 {
-	const struct endpoint *src, *dst;
-	struct flow *fwd = &work->fwd;
-
 	begin(pkt, fwd);
-	if (stale && !flow_keep(pkt, stale, fwd)) {
-		fwd->backend = 0;
+	if (!stale)
+		return answers_known(pkt, fwd) ? STALE_KEPT : STALE_NONE;
+	if (flow_over(pkt, stale, fwd->seen))
+		return STALE_OVER;
+	if (flow_keep(pkt, stale, fwd))
+		return STALE_KEPT;
+	fwd->backend = 0;
+	return STALE_ANEW;
+}
+
+/* Judges the decision and enters it. A denied flow's entries stay as they are, stale. */
+static __always_inline int conclude(struct __sk_buff *skb, const struct flow *stale,
+				    struct scratch *work, enum stale how)
+{
+	const struct packet *pkt = &work->pkt;
+	struct flow *fwd = &work->fwd;
+	int act;
+
+	work->fresh = how == STALE_NONE || how == STALE_OVER;
+	/* A request in the answering direction is no answer. */
+	work->answer = fwd->flags & FLOW_REPLY && !opens(pkt);
+	work->proto = pkt->tuple.proto;
+	work->dport = work->answer ? pkt->tuple.sport : fwd->dport;
+	act = judge(skb);
+	if (act)
+		return act;
+	if (stale && how == STALE_ANEW &&
+	    !((stale->flags | fwd->flags) & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+		fwd->flags |= stale->flags & (FLOW_FIN | FLOW_RST);
+	else if (stale && how != STALE_KEPT)
 		forget_reply(stale, pkt->tuple.proto);
+	return enter(skb, work, stale);
+}
+
+/* The packet in the scratch, from a container, with no entry in flows, or with one that no longer holds. */
+__noinline int from_pod_decide(struct __sk_buff *skb)
+{
+	struct scratch *work = scratch_here();
+	const struct packet *pkt;
+	const struct flow *stale;
+	struct flow *fwd;
+	struct found svc;
+	enum stale how;
+	bool ports;
+
+	if (!work)
+		return TC_ACT_SHOT;
+	pkt = &work->pkt;
+	fwd = &work->fwd;
+	stale = stale_entry(work);
+	ports = has_ports(pkt->tuple.proto);
+	if (is_dhcp_answer(pkt->v6, pkt->tuple.proto, pkt->tuple.sport, pkt->tuple.dport))
+		return DROP(skb, drop_dhcp);
+	end_read(&work->src, &pkt->tuple.saddr);
+	if (!own(skb, &work->src.ep))
+		return drop_foreign(skb, pkt);
+	how = begin_from(pkt, stale, fwd);
+	if (how != STALE_KEPT && ports &&
+	    service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto, &svc) &&
+	    translate(pkt, &svc, fwd))
+		goto refuse;
+	end_read(&work->dst, &fwd->daddr);
+	if (!work->dst.ep.ifindex && !(fwd->flags & (FLOW_REPLY | FLOW_NAT_SRC | FLOW_NAT_DST)) &&
+	    is_vip(&fwd->daddr))
+		goto refuse;
+	if (settle())
+		return DROP(skb, drop_closed);
+	if (!own(skb, &work->src.ep))
+		return drop_foreign(skb, pkt);
+	fwd->in_ifindex = work->src.ep.ifindex;
+	__builtin_memcpy(fwd->in_mac, work->src.ep.mac, 6);
+	fwd->out_ifindex = work->dst.ep.ifindex;
+	__builtin_memcpy(fwd->out_mac, work->dst.ep.mac, 6);
+	if (work->dst.ep.id == work->src.ep.id && how != STALE_KEPT && ports) {
+		/* Its own backend: an address of its own, come in from outside, is a martian. */
+		fwd->saddr = pkt->v6 ? config_here()->hairpin_v6 : config_here()->gateway_v4;
+		fwd->flags |= FLOW_NAT_SRC;
 	}
-	dst = bpf_map_lookup_elem(&endpoints, &fwd->daddr);
-	if (!dst || dst->ifindex != skb->ifindex)
-		return PASS; /* not the container's: the stack's own business */
-	fwd->dst_endpoint = dst->id;
-	src = bpf_map_lookup_elem(&endpoints, &pkt->tuple.saddr);
-	if (src)
-		fwd->src_endpoint = src->id;
-	if (!fwd->service)
+	if (!fwd->service && ports)
 		fwd->service = origin_service(skb, pkt);
-	return enter(pkt, work, dst, stale);
+	return conclude(skb, stale, work, how);
+refuse:
+	if (stale)
+		forget_reply(stale, pkt->tuple.proto);
+	return REFUSE;
+}
+
+/* The packet in the scratch, from the node's stack, with no entry in flows, or with one that no longer holds. */
+__noinline int to_pod_decide(struct __sk_buff *skb)
+{
+	struct scratch *work = scratch_here();
+	const struct packet *pkt;
+	const struct flow *stale;
+	struct flow *fwd;
+	enum stale how;
+
+	if (!work)
+		return TC_ACT_SHOT;
+	pkt = &work->pkt;
+	fwd = &work->fwd;
+	stale = stale_entry(work);
+	how = begin_from(pkt, stale, fwd);
+	end_read(&work->src, &pkt->tuple.saddr);
+	end_read(&work->dst, &fwd->daddr);
+	if (settle())
+		return DROP(skb, drop_closed);
+	if (work->dst.ep.ifindex != skb->ifindex)
+		return PASS; /* not the container's: the stack's own business */
+	if (!(fwd->flags & FLOW_REPLY))
+		fwd->flags = made_here(skb, pkt) ? fwd->flags | FLOW_NODE : fwd->flags & ~FLOW_NODE;
+	/* A container's address counts for who it is only if it came in by the container's veth. */
+	if (skb->ingress_ifindex != work->src.ep.ifindex)
+		__builtin_memset(&work->src.ep, 0, sizeof(work->src.ep));
+	if (!fwd->service && has_ports(pkt->tuple.proto))
+		fwd->service = origin_service(skb, pkt);
+	return conclude(skb, stale, work, how);
 }
 
 #endif

@@ -43,18 +43,44 @@
 
 #define EEXIST 17
 
+/* One end of a flow. */
+struct end {
+	struct endpoint ep; /* zero: no container of this node */
+	struct addr addr;
+};
+
+/* What the policies of one side say. */
+struct judgement {
+	__u32 policy; /* index into policy_stats; 0: none was asked, or none in particular */
+	__u32 flags;  /* enum outcome_flags */
+};
+
 /*
  * Where a new flow is put together: these would not fit on a stack of 512 bytes together with what
  * the callers keep there. Programs at tc run with bottom halves off, so a CPU's copy is theirs.
+ *
+ * Functions that work on nothing else are global (not static): the verifier looks at such a function
+ * once, not once for each path that leads to it. Before Linux 5.12 they can be given numbers and the
+ * context only.
  */
 struct scratch {
 	struct flow fwd;
 	struct flow reply;
 	struct flow_key rkey;
+	struct packet pkt; /* what all this is about */
+	/* policy.h */
+	struct end src; /* who sends and who receives, as the packet goes; after translation */
+	struct end dst;
+	__u16 dport; /* the flow's, host order */
+	__u8 proto;  /* IPPROTO_* */
+	__u8 answer; /* 1: the packet answers the flow */
+	__u8 fresh;  /* 1: nothing was known about the flow */
+	__u8 stale;  /* 1: flows has an entry for it, which no longer decides */
+	__u8 pad[2];
+	struct judgement judged[2]; /* by enum direction */
 	/* icmp.h: the tuple an ICMP error quotes, its new source, what changed in its checksum. */
 	struct flow_key quoted;
 	struct addr reporter;
-	__u8 pad[4];
 	__u64 sum;
 };
 
@@ -108,27 +134,21 @@ static __always_inline __u32 epoch_of(const struct flow *flow)
 }
 
 /*
- * Whether what a flow was decided from is still so. Asked after the epochs were read, it closes a gap:
- * a change between the decision and the reading has raised an epoch already, and without this the
- * flow would keep the old decision with the new epoch. One that does not stand is entered as stale.
+ * Whether the backend that a flow was decided from is still so. Asked after the epochs were read, it
+ * closes a gap: a change between the decision and the reading has raised an epoch already, and without
+ * this the flow would keep the old decision with the new epoch. One that does not stand is entered as
+ * stale. settle() does the same for containers.
  */
 static __always_inline bool decision_stands(const struct flow *flow)
 {
-	const struct endpoint *dst;
 	const struct backend *be;
 	__u32 id = flow->backend;
 
 	/* Answers go back whatever became of the backend. */
-	if (id && !(flow->flags & FLOW_REPLY)) {
-		be = bpf_map_lookup_elem(&backends, &id);
-		if (!be || be->state != BACKEND_ACTIVE || be->service != flow->service)
-			return false;
-	}
-	if (!flow->dst_endpoint)
+	if (!id || flow->flags & FLOW_REPLY)
 		return true;
-	dst = bpf_map_lookup_elem(&endpoints, &flow->daddr);
-	return dst && dst->id == flow->dst_endpoint &&
-	       (!flow->out_ifindex || dst->ifindex == flow->out_ifindex);
+	be = bpf_map_lookup_elem(&backends, &id);
+	return be && be->state == BACKEND_ACTIVE && be->service == flow->service;
 }
 
 /* The key under which the answers to what flow sends arrive. */
@@ -149,6 +169,12 @@ static __always_inline bool answers(const struct flow *entry, const struct flow_
 	       addr_equal(&entry->saddr, &key->daddr) && addr_equal(&entry->daddr, &key->saddr);
 }
 
+/* The others' flows are over when they were silent for a while. */
+static __always_inline bool is_stream(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_SCTP;
+}
+
 /* Whether a living flow stands behind the entry: not reset, not long closed, not long idle. */
 static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now)
 {
@@ -165,21 +191,26 @@ static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now)
 		if (twin->seen > seen)
 			seen = twin->seen;
 	}
-	if (proto == IPPROTO_UDP)
+	if (!is_stream(proto))
 		patience = IDLE_DATAGRAM;
 	else if (both & FLOW_FIN)
 		patience = TIME_WAIT;
 	return !(either & FLOW_RST) && now <= seen + patience;
 }
 
+/* Whether the packet asks for something new: a SYN, an INIT, an echo request. None is an answer. */
+static __always_inline bool opens(const struct packet *pkt)
+{
+	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* Whether the packet begins a new flow where the entry's has ended. */
 static __always_inline bool flow_over(const struct packet *pkt, const struct flow *flow, __u64 now)
 {
 	if (pkt->tuple.proto == IPPROTO_TCP)
-		return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-		       flow->flags & (FLOW_FIN | FLOW_RST);
-	return pkt->tuple.proto == IPPROTO_UDP && now > flow->seen + IDLE_DATAGRAM &&
-	       !alive(flow, IPPROTO_UDP, now);
+		return opens(pkt) && flow->flags & (FLOW_FIN | FLOW_RST);
+	return !is_stream(pkt->tuple.proto) && now > flow->seen + IDLE_DATAGRAM &&
+	       !alive(flow, pkt->tuple.proto, now);
 }
 
 /*
@@ -218,7 +249,7 @@ static __always_inline bool flow_holds(const struct packet *pkt, struct flow *fl
 	if (flow->epoch != epoch_of(flow))
 		return false;
 	if (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
-		if (flow_over(pkt, flow, now))
+		if (flow_over(pkt, flow, now) || (opens(pkt) && flow->flags & FLOW_REPLY))
 			return false;
 		note_flags(pkt, flow);
 	}
@@ -250,15 +281,13 @@ static __always_inline bool backend_legal(const struct packet *pkt, const struct
 }
 
 /*
- * Takes over into *fwd what an entry, whose epochs were raised, decided about translation. Returns
- * false when the flow must be decided as if it were new.
+ * Takes over into *fwd what an entry of a living flow, whose epochs were raised, decided: what answers
+ * what, and the translation. Returns false when the packet must be decided as if it were a flow's first.
  */
 static __always_inline bool flow_keep(const struct packet *pkt, const struct flow *stale,
 				      struct flow *fwd)
 {
-	if (!(stale->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
-		return false;
-	if (flow_over(pkt, stale, fwd->seen))
+	if (!(stale->flags & (FLOW_REPLY | FLOW_NAT_SRC | FLOW_NAT_DST)))
 		return false;
 	fwd->backend = stale->backend;
 	if (!(stale->flags & FLOW_REPLY) && stale->flags & FLOW_NAT_DST) {
@@ -280,34 +309,59 @@ static __always_inline bool flow_keep(const struct packet *pkt, const struct flo
 }
 
 /*
- * Enters the flow whose first packet has the tuple key and which becomes what *fwd says, both
- * directions. The entry for answers goes in first and only if its key is free: that is what claims
- * the tuple on the far side, also against another CPU. Changes fwd->sport where a living flow has
- * the tuple.
+ * Whether the packet, which has no entry, answers an untranslated flow that lost its other half. Notes
+ * so in *fwd. The half of a translated flow cannot be found from here; see reply_lost.
  */
-static __noinline int flow_create(const struct packet *pkt, struct scratch *work,
-				  const struct endpoint *dst)
+static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 {
-	const struct flow_key *key = &pkt->tuple;
-	struct flow *fwd = &work->fwd, *reply = &work->reply, *old;
-	struct flow_key *rkey = &work->rkey;
-	__u16 sport = fwd->sport;
+	const struct flow *twin;
+	struct flow_key key;
+
+	if (pkt->single || opens(pkt))
+		return false;
+	reply_key(&key, fwd, pkt->tuple.proto);
+	twin = bpf_map_lookup_elem(&flows, &key);
+	if (!twin || twin->flags & (FLOW_REPLY | FLOW_NAT_SRC | FLOW_NAT_DST) ||
+	    !alive(twin, pkt->tuple.proto, fwd->seen))
+		return false;
+	fwd->flags = FLOW_REPLY | (twin->flags & FLOW_NODE);
+	fwd->service = twin->service;
+	return true;
+}
+
+/*
+ * Enters the flow whose first packet is work->pkt and which becomes what work->fwd says, both
+ * directions. The entry for answers goes in first and only if its key is free: that is what claims
+ * the tuple on the far side, also against another CPU. Changes work->fwd.sport where a living
+ * flow has the tuple.
+ */
+__noinline int flow_create(void)
+{
+	struct scratch *work = scratch_here();
+	struct flow *fwd, *reply, *old;
+	struct flow_key *key, *rkey;
+	__u16 sport;
 	int i, err;
 
+	if (!work)
+		return CREATED_FULL;
+	key = &work->pkt.tuple;
+	rkey = &work->rkey;
+	fwd = &work->fwd;
+	reply = &work->reply;
+	sport = fwd->sport;
 	__builtin_memset(reply, 0, sizeof(*reply));
 	reply->saddr = key->daddr;
 	reply->daddr = key->saddr;
 	reply->sport = key->dport;
 	reply->dport = key->sport;
-	reply->flags = ~fwd->flags & FLOW_REPLY;
+	reply->flags = FLOW_REPLY | (fwd->flags & FLOW_NODE);
 	if (fwd->flags & FLOW_NAT_DST)
 		reply->flags |= FLOW_NAT_SRC;
 	if (fwd->flags & FLOW_NAT_SRC)
 		reply->flags |= FLOW_NAT_DST;
-	if (dst) {
-		reply->in_ifindex = dst->ifindex;
-		__builtin_memcpy(reply->in_mac, dst->mac, 6);
-	}
+	reply->in_ifindex = work->dst.ep.ifindex;
+	__builtin_memcpy(reply->in_mac, work->dst.ep.mac, 6);
 	reply->out_ifindex = fwd->in_ifindex;
 	__builtin_memcpy(reply->out_mac, fwd->in_mac, 6);
 	reply->service = fwd->service;

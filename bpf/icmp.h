@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * ICMP errors about translated packets. An error quotes the packet as its reporter saw it, that is,
- * translated; its receiver must see what it sent (RFC 5508, 4.2), or path MTU discovery and refused
- * datagrams would not work through a VIP.
+ * ICMP: echo, which has flows, and errors, which belong to the flow that they are about. An error quotes
+ * the packet as its reporter saw it, that is, translated; its receiver must see what it sent (RFC 5508,
+ * 4.2), or path MTU discovery and refused datagrams would not work through a VIP.
  */
 #ifndef SLUICE_ICMP_H
 #define SLUICE_ICMP_H
@@ -13,6 +13,7 @@
 #include "flow.h"
 #include "nat.h"
 #include "parse.h"
+#include "policy.h"
 
 static __always_inline bool is_icmp_error(const struct packet *pkt)
 {
@@ -22,9 +23,47 @@ static __always_inline bool is_icmp_error(const struct packet *pkt)
 	       pkt->icmp_type == ICMP_PARAMETER_PROBLEM;
 }
 
+static __always_inline bool is_echo(bool v6, __u8 type)
+{
+	return v6 ? type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY
+		  : type == ICMP_ECHO_REQUEST || type == ICMP_ECHO_REPLY;
+}
+
+/* Puts the identifier in the place of the port of the side that asks (RFC 5508, 3.1). */
+static __always_inline bool echo_ports(struct flow_key *key, bool v6, __u8 type, __be16 id)
+{
+	bool asks = type == (v6 ? ICMP6_ECHO_REQUEST : ICMP_ECHO_REQUEST);
+
+	key->sport = asks ? bpf_ntohs(id) : 0;
+	key->dport = asks ? 0 : bpf_ntohs(id);
+	return asks;
+}
+
+/*
+ * Completes the tuple that a quoted packet without ports has in flows. Returns 0, or -1 when it is of no
+ * flow.
+ */
+static __noinline int quoted_other(struct __sk_buff *skb, const struct packet *pkt, __u32 l4,
+				   struct flow_key *key)
+{
+	__u8 echo[ICMP_HLEN];
+	__be16 id;
+
+	key->sport = 0;
+	key->dport = 0;
+	if (key->proto != (pkt->v6 ? NEXTHDR_ICMPV6 : IPPROTO_ICMP))
+		return 0;
+	if (l4 + sizeof(echo) > pkt->l4 + pkt->l4_len ||
+	    bpf_skb_load_bytes(skb, l4, echo, sizeof(echo)) || !is_echo(pkt->v6, echo[0]))
+		return -1;
+	__builtin_memcpy(&id, echo + ICMP_ECHO_ID, sizeof(id));
+	echo_ports(key, pkt->v6, echo[0], id);
+	return 0;
+}
+
 /*
  * Reads the tuple of the packet that the error quotes. Returns its transport header's offset in the
- * frame, or -1 when there is none to follow (too short, a fragment, another protocol).
+ * frame, or -1 when there is none to follow (too short, a fragment).
  */
 static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *pkt,
 				   struct flow_key *key)
@@ -67,8 +106,10 @@ static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *p
 		key->proto = ip.protocol;
 		l4 = off + ip.ihl * 4;
 	}
+	if (!has_ports(key->proto))
+		return quoted_other(skb, pkt, l4, key) ? -1 : l4;
 	/* Not from padding behind the message: its checksum does not cover that. */
-	if (!has_ports(key->proto) || l4 + sizeof(ports) > pkt->l4 + pkt->l4_len ||
+	if (l4 + sizeof(ports) > pkt->l4 + pkt->l4_len ||
 	    bpf_skb_load_bytes(skb, l4, ports, sizeof(ports)))
 		return -1;
 	key->sport = bpf_ntohs(ports[0]);
@@ -134,51 +175,20 @@ static __noinline int error_rewrite_v6(struct __sk_buff *skb, const struct packe
 		       &entry->daddr, 4, sum);
 }
 
-/*
- * Finds the flow that the error is about and turns the error into one about what its receiver sent.
- * Returns 1 with *out set to the veth to deliver to (0: the stack) and *mac to its container's MAC,
- * 0 when the error is about nothing translated, or -1 when the packet must be dropped.
- *
- * ifindex is the veth that the error came in by, or 0; an error from a container may only speak of
- * that container's flows.
- */
-static __noinline int icmp_error_translate(struct __sk_buff *skb, struct packet *pkt, __u32 ifindex,
-					   __u32 *out, __u8 *mac)
+/* Turns the error about the quoted packet into one about what its receiver sent. */
+static __noinline int error_translate(struct __sk_buff *skb, const struct packet *pkt,
+				      const struct flow *entry, struct scratch *work, __u32 l4)
 {
-	struct scratch *work = scratch_here();
-	struct flow_key *quoted, *key;
-	__u32 from_ports, to_ports;
-	struct flow *entry;
-	int l4, err;
-
-	if (!work)
-		return -1;
-	quoted = &work->quoted;
-	l4 = quoted_tuple(skb, pkt, quoted);
-	/* An error goes to whom its packet came from, or is about something else. */
-	if (l4 < 0 || !addr_equal(&quoted->saddr, &pkt->tuple.daddr))
-		return 0;
-	/* The flow's other direction knows how to undo the quoted packet's translation. */
-	key = &work->rkey;
-	__builtin_memset(key, 0, sizeof(*key));
-	key->saddr = quoted->daddr;
-	key->daddr = quoted->saddr;
-	key->sport = quoted->dport;
-	key->dport = quoted->sport;
-	key->proto = quoted->proto;
-	entry = bpf_map_lookup_elem(&flows, key);
-	if (!entry || !(entry->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
-		return 0;
-	if (ifindex && entry->in_ifindex != ifindex)
-		return 0;
+	const struct flow_key *quoted = &work->quoted;
+	__u32 from_ports = port_word(quoted->sport, quoted->dport);
+	__u32 to_ports = port_word(entry->dport, entry->sport);
+	int err;
 
 	/* The far end itself reports: it is known by its VIP. A router on the way keeps its name. */
 	work->reporter = pkt->tuple.saddr;
 	if (addr_equal(&work->reporter, &quoted->daddr))
 		work->reporter = entry->saddr;
 	work->sum = 0;
-	from_ports = port_word(quoted->sport, quoted->dport);
-	to_ports = port_word(entry->dport, entry->sport);
 	if (replace(skb, l4, &from_ports, &to_ports, 1, &work->sum))
 		return -1;
 	if (pkt->v6)
@@ -187,10 +197,72 @@ static __noinline int icmp_error_translate(struct __sk_buff *skb, struct packet 
 		err = error_rewrite_v4(skb, pkt, entry, work);
 	if (err || bpf_l4_csum_replace(skb, pkt->l4 + ICMP_CHECK, 0, fold32(work->sum), 0))
 		return -1;
-	*out = entry->out_ifindex;
-	__builtin_memcpy(mac, entry->out_mac, 6);
 	COUNT(icmp_translated);
-	return 1;
+	return 0;
+}
+
+/* Whether the flow that an entry at work->rkey belongs to may be, also by the policies of now. */
+static __always_inline int flow_judge(struct __sk_buff *skb, const struct flow *entry,
+				      struct scratch *work)
+{
+	if (entry->epoch == epoch_of(entry))
+		return 0;
+	work->fwd = *entry;
+	work->fresh = 0;
+	work->answer = !!(entry->flags & FLOW_REPLY);
+	work->proto = work->rkey.proto;
+	work->dport = work->answer ? work->rkey.sport : entry->dport;
+	end_read(&work->src, &work->rkey.saddr);
+	end_read(&work->dst, &entry->daddr);
+	if (settle())
+		return DROP(skb, drop_closed);
+	return judge(skb);
+}
+
+/*
+ * Finds the flow that the error in the scratch is about, and undoes its translation in the error. Returns FOLLOW with
+ * work->fwd telling where to, SINGLE when the error is about nothing known, or an action.
+ *
+ * An error from a container may only speak of that container's flows.
+ */
+__noinline int icmp_error(struct __sk_buff *skb)
+{
+	struct scratch *work = scratch_here();
+	struct flow_key *quoted, *key;
+	struct packet *pkt;
+	struct flow *entry;
+	int l4, act;
+
+	if (!work)
+		return TC_ACT_SHOT;
+	pkt = &work->pkt;
+	quoted = &work->quoted;
+	key = &work->rkey;
+	l4 = quoted_tuple(skb, pkt, quoted);
+	/* An error goes to whom its packet came from, or is about something else. */
+	if (l4 < 0 || !addr_equal(&quoted->saddr, &pkt->tuple.daddr))
+		return SINGLE;
+	/* The flow's other direction knows how to undo the quoted packet's translation. */
+	__builtin_memset(key, 0, sizeof(*key));
+	key->saddr = quoted->daddr;
+	key->daddr = quoted->saddr;
+	key->sport = quoted->dport;
+	key->dport = quoted->sport;
+	key->proto = quoted->proto;
+	entry = bpf_map_lookup_elem(&flows, key);
+	if (!entry || (pkt->direction == DIRECTION_EGRESS && entry->in_ifindex != skb->ifindex))
+		return SINGLE;
+	act = flow_judge(skb, entry, work);
+	if (act)
+		return act;
+	if (entry->flags & (FLOW_NAT_SRC | FLOW_NAT_DST) &&
+	    error_translate(skb, pkt, entry, work, l4))
+		return DROP(skb, drop_rewrite);
+	work->fwd.out_ifindex = entry->out_ifindex;
+	__builtin_memcpy(work->fwd.out_mac, entry->out_mac, 6);
+	work->fwd.service = 0;
+	work->fwd.flags = 0; /* it is translated already */
+	return FOLLOW;
 }
 
 #endif

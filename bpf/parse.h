@@ -42,6 +42,11 @@
 #define ICMP6_UNREACHABLE      1 /* RFC 4443 */
 #define ICMP6_UNREACHABLE_PORT 4
 #define ICMP6_INFORMATIONAL    128 /* and above: no errors */
+#define ICMP_ECHO_REPLY	       0
+#define ICMP_ECHO_REQUEST      8
+#define ICMP6_ECHO_REQUEST     128
+#define ICMP6_ECHO_REPLY       129
+#define ICMP_ECHO_ID	       4 /* offset of the identifier */
 
 #define UDP_HLEN  8
 #define SCTP_HLEN 12
@@ -64,6 +69,7 @@ enum parsed {
 	PARSED_OTHER, /* not ARP, not IP */
 	PARSED_MALFORMED,
 	PARSED_EXTENSIONS, /* too many extension headers */
+	PARSED_SOURCE_ROUTE,
 };
 
 enum fragment {
@@ -78,9 +84,13 @@ struct packet {
 	__u16 l4;	/* offset of the transport header from the frame's start */
 	__u8 v6;	/* 1: IPv6 */
 	__u8 fragment;	/* enum fragment */
-	__u8 tcp_flags; /* TCP_FIN ...; SCTP: TCP_SYN when it begins an association */
+	__u8 tcp_flags; /* TCP_FIN ...; SCTP, echo: TCP_SYN when it begins an association, asks */
 	__u8 icmp_type;
-	__u16 l4_len; /* bytes from l4 to the end that the IP header gives; at most 65535 */
+	__u16 l4_len;	/* bytes from l4 to the end that the IP header gives; at most 65535 */
+	__u8 direction; /* enum direction: EGRESS at from_pod, INGRESS at to_pod */
+	__u8 single;	/* 1: of no flow; is decided by itself and leaves no entry */
+	__u8 routed;	/* 1: the sender names routers (IPv6 routing header with segments left) */
+	__u8 pad;
 };
 
 static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
@@ -166,6 +176,9 @@ static __noinline int skip_extensions(struct __sk_buff *skb, struct packet *pkt,
 		} else if (nexthdr == NEXTHDR_AUTH) {
 			off += (ext.len + 2) * 4;
 		} else {
+			/* Type and segments left follow (RFC 8200, 4.4). */
+			if (nexthdr == NEXTHDR_ROUTING && ext.offset & bpf_htons(0xff))
+				pkt->routed = 1;
 			off += (ext.len + 1) * 8;
 		}
 		if (off > MAX_L4_OFFSET)
@@ -235,7 +248,36 @@ static __always_inline __u16 l4_length(__u32 end, __u32 l4)
 	return end - l4 > 0xffff ? 0xffff : end - l4;
 }
 
-static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *pkt)
+/*
+ * Whether len bytes of IPv4 options hold a source route. What the kernel cannot read, it drops. Global,
+ * so that the verifier looks at it once.
+ */
+__noinline int source_routed(struct __sk_buff *skb, __u32 len)
+{
+	__u8 option[2]; /* type, length */
+	__u32 i, at = 0;
+
+	for (i = 0; i < 40 && at < len; i++) {
+		/* Behind the last option there is a transport header, or nothing to route. */
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct iphdr) + at, option, 2))
+			return 0;
+		if (option[0] == IPOPT_LSRR || option[0] == IPOPT_SSRR)
+			return 1;
+		if (option[0] == IPOPT_END)
+			return 0;
+		if (option[0] == IPOPT_NOOP) {
+			at++;
+			continue;
+		}
+		if (option[1] < 2)
+			return 0;
+		at += option[1];
+	}
+	return 0;
+}
+
+/* strict: packets whose sender names routers are told apart. */
+static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *pkt, bool strict)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + ETH_HLEN;
@@ -260,12 +302,15 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 			ip->frag_off & bpf_htons(IP_OFFSET) ? FRAGMENT_LATER : FRAGMENT_FIRST;
 		pkt->frag_id = ip->id;
 	}
-	if (hlen > sizeof(*ip))
+	if (hlen > sizeof(*ip)) {
+		if (strict && source_routed(skb, hlen - sizeof(*ip)))
+			return PARSED_SOURCE_ROUTE;
 		pull(skb, pkt->l4 + sizeof(struct tcphdr));
+	}
 	return parse_transport(skb, pkt);
 }
 
-static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet *pkt)
+static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet *pkt, bool strict)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_HLEN;
@@ -294,6 +339,8 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 			return proto == -1 ? PARSED_MALFORMED : PARSED_EXTENSIONS;
 		if (pkt->l4 > length)
 			return PARSED_MALFORMED;
+		if (strict && pkt->routed)
+			return PARSED_SOURCE_ROUTE;
 		pull(skb, pkt->l4 + sizeof(struct tcphdr));
 	}
 	pkt->l4_len = l4_length(length, pkt->l4);
@@ -301,16 +348,19 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 	return parse_transport(skb, pkt);
 }
 
-/* Fills in *pkt, which must be zeroed, from the Ethernet frame in skb. */
-static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *pkt)
+/*
+ * Fills in *pkt, which must be zeroed but for its direction, from the Ethernet frame in skb. Only where
+ * strict is set is PARSED_SOURCE_ROUTE returned.
+ */
+static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *pkt, bool strict)
 {
 	/* Ethernet, IPv6 and TCP without options: all that most packets have. */
 	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr));
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return parse_v4(skb, pkt);
+		return parse_v4(skb, pkt, strict);
 	case bpf_htons(ETH_P_IPV6):
-		return parse_v6(skb, pkt);
+		return parse_v6(skb, pkt, strict);
 	case bpf_htons(ETH_P_ARP):
 		return PARSED_ARP;
 	}

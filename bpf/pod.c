@@ -17,6 +17,8 @@
 #include "parse.h"
 #include "flow.h"
 #include "decide.h"
+#include "event.h"
+#include "guard.h"
 #include "lb.h"
 #include "nat.h"
 #include "icmp.h"
@@ -26,17 +28,34 @@ char __license[] SEC("license") = "Dual BSD/GPL";
 
 const struct event *event_type_for_go __attribute__((unused));
 
+/* Puts the packet where the slow path works on it. */
+static __always_inline struct scratch *keep(const struct packet *pkt)
+{
+	struct scratch *work = scratch_here();
+
+	if (work)
+		work->pkt = *pkt;
+	return work;
+}
+
+static __noinline int drop_packet(struct __sk_buff *skb, const struct packet *pkt, __u32 reason)
+{
+	keep(pkt);
+	return dropped(skb, reason);
+}
+
 /* Hands the packet to a local container, by its veth and MAC. */
-static __always_inline int deliver(struct __sk_buff *skb, __u32 ifindex, const __u8 *mac)
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *pkt,
+				   const struct flow *flow)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
 
 	if ((void *)(eth + 1) > end)
-		return DROP(drop_malformed);
-	__builtin_memcpy(eth->h_dest, mac, 6);
+		return drop_packet(skb, pkt, REASON(drop_malformed));
+	__builtin_memcpy(eth->h_dest, flow->out_mac, 6);
 	__builtin_memcpy(eth->h_source, config_here()->gateway_mac, 6);
-	return bpf_redirect_peer(ifindex, 0);
+	return bpf_redirect_peer(flow->out_ifindex, 0);
 }
 
 static __always_inline void count_service(struct __sk_buff *skb, __u32 service)
@@ -65,10 +84,10 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *pk
 				  const struct flow *flow)
 {
 	if (apply(skb, pkt, flow))
-		return DROP(drop_rewrite);
+		return drop_packet(skb, pkt, REASON(drop_rewrite));
 	if (!flow->out_ifindex)
 		return PASS;
-	return deliver(skb, flow->out_ifindex, flow->out_mac);
+	return deliver(skb, pkt, flow);
 }
 
 /*
@@ -99,116 +118,210 @@ static __noinline int fragment_ports(struct __sk_buff *skb, struct packet *pkt)
 	return 0;
 }
 
-/* ICMP, and protocols without ports: no flows, a decision for each packet. */
-static __noinline int from_pod_other(struct __sk_buff *skb, struct packet *pkt, bool icmp)
+/*
+ * A neighbour message. Solicitations are answered or heard by no one; a true advertisement is the
+ * stack's, but never another container's: to be believed it must not have passed a router.
+ */
+static __always_inline int from_pod_neighbour(struct __sk_buff *skb, struct scratch *work)
 {
-	const struct endpoint *dst;
-	bool error = icmp && is_icmp_error(pkt);
-	__u32 ifindex = 0;
-	__u8 mac[6];
-	int ret;
+	struct packet *pkt = &work->pkt;
+	int act;
 
-	if (icmp && pkt->v6 && pkt->icmp_type == ND_SOLICITATION) {
-		ret = answer_nd(skb, pkt);
-		return ret >= 0 ? ret : DROP(drop_link_local);
+	if (nd_lies(skb, pkt))
+		return DROP(skb, drop_arp);
+	if (pkt->icmp_type == ND_SOLICITATION) {
+		act = answer_nd(skb, pkt);
+		return act >= 0 ? act : DROP(skb, drop_link_local);
 	}
-	if (!sender(skb, pkt))
-		return drop_foreign(pkt);
-	if (error) {
-		ret = icmp_error_translate(skb, pkt, skb->ifindex, &ifindex, mac);
-		if (ret < 0)
-			return DROP(drop_rewrite);
-		if (ret && ifindex)
-			return deliver(skb, ifindex, mac);
-		if (ret)
-			return PASS;
+	end_read(&work->src, &pkt->tuple.saddr);
+	if (!own(skb, &work->src.ep))
+		return drop_foreign(skb, pkt);
+	if (bpf_map_lookup_elem(&endpoints, &pkt->tuple.daddr) || is_vip(&pkt->tuple.daddr))
+		return DROP(skb, drop_link_local);
+	return PASS;
+}
+
+/*
+ * Gives ICMP and the protocols without ports a tuple, so that what answers is known for it: echo has an
+ * identifier, the others have nothing. Returns FLOW, SINGLE for a message that is of no flow, or -1 for a
+ * fragment whose first was not seen.
+ */
+static __noinline int other_tuple(struct __sk_buff *skb, struct packet *pkt)
+{
+	__u8 icmp = pkt->v6 ? NEXTHDR_ICMPV6 : IPPROTO_ICMP;
+	bool echo;
+	__be16 id;
+
+	if (pkt->tuple.proto != icmp)
+		return FLOW;
+	if (pkt->fragment == FRAGMENT_LATER)
+		return fragment_ports(skb, pkt) ? -1 : FLOW;
+	echo = is_echo(pkt->v6, pkt->icmp_type);
+	if (echo) {
+		if (bpf_skb_load_bytes(skb, pkt->l4 + ICMP_ECHO_ID, &id, sizeof(id)))
+			return -1;
+		if (echo_ports(&pkt->tuple, pkt->v6, pkt->icmp_type, id))
+			pkt->tcp_flags = TCP_SYN;
 	}
-	dst = bpf_map_lookup_elem(&endpoints, &pkt->tuple.daddr);
-	if (dst)
-		return deliver(skb, dst->ifindex, dst->mac);
-	if (!is_vip(&pkt->tuple.daddr))
-		return PASS;
-	/* No error about an error (RFC 1122, 3.2.2). */
-	return error ? DROP(drop_refused) : REFUSE;
+	if (pkt->fragment)
+		fragment_ports(skb, pkt);
+	return echo ? FLOW : SINGLE;
+}
+
+/*
+ * The packet in the scratch, from a container, which is neither TCP, UDP nor SCTP. Returns FLOW, SINGLE,
+ * FOLLOW or an action.
+ */
+__noinline int from_pod_other(struct __sk_buff *skb, __u32 parsed)
+{
+	struct scratch *work = scratch_here();
+	struct packet *pkt;
+	int act;
+
+	if (!work)
+		return TC_ACT_SHOT;
+	pkt = &work->pkt;
+	switch (parsed) {
+	case PARSED_ICMP:
+	case PARSED_IP:
+		break;
+	case PARSED_ARP:
+		return answer_arp(skb, pkt);
+	case PARSED_OTHER:
+		return is_vlan(skb->protocol) ? DROP(skb, drop_vlan) : PASS;
+	case PARSED_EXTENSIONS:
+		return DROP(skb, drop_extensions);
+	case PARSED_SOURCE_ROUTE:
+		return DROP(skb, drop_source_route);
+	default:
+		return DROP(skb, drop_malformed);
+	}
+	if (parsed == PARSED_ICMP) {
+		if (is_router_message(pkt))
+			return DROP(skb, drop_router);
+		if (is_neighbour_message(pkt))
+			return from_pod_neighbour(skb, work);
+		if (is_icmp_error(pkt)) {
+			end_read(&work->src, &pkt->tuple.saddr);
+			if (!own(skb, &work->src.ep))
+				return drop_foreign(skb, pkt);
+			act = icmp_error(skb);
+			if (act != SINGLE)
+				return act;
+		}
+	}
+	act = other_tuple(skb, pkt);
+	return act == -1 ? DROP(skb, drop_fragment) : act;
 }
 
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	struct packet pkt = {};
+	struct packet pkt = { .direction = DIRECTION_EGRESS };
+	struct flow *flow = NULL;
 	struct scratch *work;
-	struct flow *flow;
+	enum parsed parsed;
+	int act = FLOW;
+
+	if (skb->vlan_present)
+		return tag_lies(skb) ? drop_packet(skb, &pkt, REASON(drop_vlan)) : PASS;
+	parsed = parse(skb, &pkt, true);
+	if (parsed != PARSED_TRANSPORT) {
+		work = keep(&pkt);
+		if (!work)
+			return TC_ACT_SHOT;
+		act = from_pod_other(skb, parsed);
+		pkt = work->pkt;
+	} else if (pkt.fragment && fragment_ports(skb, &pkt)) {
+		return drop_packet(skb, &pkt, REASON(drop_fragment));
+	}
+	if (act == FLOW) {
+		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
+		if (flow && flow->in_ifindex == skb->ifindex && sent_by(skb, flow->in_mac) &&
+		    flow_holds(&pkt, flow))
+			return follow(skb, &pkt, flow);
+	}
+	if (act == FLOW || act == SINGLE) {
+		pkt.single = act == SINGLE;
+		work = keep(&pkt);
+		if (!work)
+			return TC_ACT_SHOT;
+		work->stale = !!flow;
+		act = from_pod_decide(skb);
+	}
+	if (act == FOLLOW) {
+		work = scratch_here();
+		return work ? follow(skb, &pkt, &work->fwd) : TC_ACT_SHOT;
+	}
+	return act == REFUSE ? refuse(skb) : act;
+}
+
+/*
+ * The packet in the scratch, to a container, which is neither TCP, UDP nor SCTP. Returns FLOW, SINGLE or
+ * an action.
+ */
+__noinline int to_pod_other(struct __sk_buff *skb, __u32 parsed)
+{
+	struct scratch *work = scratch_here();
 	int act;
 
-	switch (parse(skb, &pkt)) {
-	case PARSED_TRANSPORT:
-		if (pkt.fragment && fragment_ports(skb, &pkt))
-			return DROP(drop_fragment);
-		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
-		if (!flow || flow->in_ifindex != skb->ifindex || !sent_by(skb, flow->in_mac) ||
-		    !flow_holds(&pkt, flow)) {
-			work = scratch_here();
-			if (!work)
-				return TC_ACT_SHOT;
-			act = from_pod_decide(skb, &pkt, flow, work);
-			if (act != FOLLOW)
-				break;
-			flow = &work->fwd;
-		}
-		return follow(skb, &pkt, flow);
+	if (!work)
+		return TC_ACT_SHOT;
+	switch (parsed) {
 	case PARSED_ICMP:
-		act = from_pod_other(skb, &pkt, true);
-		break;
 	case PARSED_IP:
-		act = from_pod_other(skb, &pkt, false);
 		break;
-	case PARSED_ARP:
-		return answer_arp(skb);
-	case PARSED_OTHER:
-		return PASS;
 	case PARSED_EXTENSIONS:
-		return DROP(drop_extensions);
+		return DROP(skb, drop_extensions);
+	case PARSED_MALFORMED:
+		return DROP(skb, drop_malformed);
 	default:
-		return DROP(drop_malformed);
+		return PASS;
 	}
-	return act == REFUSE ? refuse(skb, &pkt) : act;
+	if (parsed == PARSED_ICMP && is_icmp_error(&work->pkt)) {
+		act = icmp_error(skb);
+		/* The stack has chosen the container already: only the error's content changes. */
+		if (act != SINGLE)
+			return act == FOLLOW ? PASS : act;
+	}
+	act = other_tuple(skb, &work->pkt);
+	return act == -1 ? DROP(skb, drop_fragment) : act;
 }
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	struct packet pkt = {};
+	struct packet pkt = { .direction = DIRECTION_INGRESS };
+	struct flow *flow = NULL;
 	struct scratch *work;
-	struct flow *flow;
-	__u32 ifindex;
-	__u8 mac[6];
-	int act;
+	enum parsed parsed;
+	int act = FLOW;
 
-	switch (parse(skb, &pkt)) {
-	case PARSED_TRANSPORT:
-		if (pkt.fragment && fragment_ports(skb, &pkt))
-			return DROP(drop_fragment);
-		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
-		if (!flow || !flow_holds(&pkt, flow)) {
-			work = scratch_here();
-			if (!work)
-				return TC_ACT_SHOT;
-			act = to_pod_decide(skb, &pkt, flow, work);
-			if (act != FOLLOW)
-				return act;
-			flow = &work->fwd;
-		}
-		return apply(skb, &pkt, flow) ? DROP(drop_rewrite) : PASS;
-	case PARSED_ICMP:
-		/* The stack has chosen the container already: only the error's content changes. */
-		if (is_icmp_error(&pkt) && icmp_error_translate(skb, &pkt, 0, &ifindex, mac) < 0)
-			return DROP(drop_rewrite);
-		return PASS;
-	case PARSED_EXTENSIONS:
-		return DROP(drop_extensions);
-	case PARSED_MALFORMED:
-		return DROP(drop_malformed);
-	default:
-		return PASS;
+	parsed = parse(skb, &pkt, false);
+	if (parsed != PARSED_TRANSPORT) {
+		work = keep(&pkt);
+		if (!work)
+			return TC_ACT_SHOT;
+		act = to_pod_other(skb, parsed);
+		pkt = work->pkt;
+	} else if (pkt.fragment && fragment_ports(skb, &pkt)) {
+		return drop_packet(skb, &pkt, REASON(drop_fragment));
 	}
+	if (act == FLOW)
+		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
+	else if (act != SINGLE)
+		return act;
+	/* One that was decided before there was the container says nothing of it. */
+	if (!flow || !flow->dst_endpoint || !flow_holds(&pkt, flow)) {
+		pkt.single = act == SINGLE;
+		work = keep(&pkt);
+		if (!work)
+			return TC_ACT_SHOT;
+		work->stale = !!flow;
+		act = to_pod_decide(skb);
+		if (act != FOLLOW)
+			return act;
+		flow = &work->fwd;
+	}
+	return apply(skb, &pkt, flow) ? drop_packet(skb, &pkt, REASON(drop_rewrite)) : PASS;
 }

@@ -188,7 +188,8 @@ struct number {
 /* settings: one entry. Written by the loader at run time. */
 struct settings {
 	__u32 sample;	  /* report the verdict on one of so many new flows; 0: on none */
-	__u32 event_rate; /* events a second and CPU that are reported; the others are counted */
+	__u32 event_rate; /* events a second and CPU that are reported; the others are counted. 0: none
+			     is reported, nor counted */
 	__u8 audit;	  /* 1: what policies or closed networks deny passes, and is reported */
 	__u8 pad[7];
 };
@@ -245,6 +246,7 @@ enum flow_flags {
 	FLOW_REPLY = 1 << 2,   /* this entry is for the answering direction */
 	FLOW_FIN = 1 << 3,     /* a FIN went this way */
 	FLOW_RST = 1 << 4,     /* a RST went this way */
+	FLOW_NODE = 1 << 5,    /* the node's own stack began the flow: no policy is asked */
 };
 
 /*

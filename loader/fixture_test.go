@@ -234,11 +234,10 @@ func (r *rig) flows() []string {
 
 func (r *rig) line(key sockFlowKey, f sockFlow) string {
 	var b strings.Builder
-	proto := map[uint8]string{protoTCP: "tcp", protoUDP: "udp", protoSCTP: "sctp"}[key.Proto]
-	fmt.Fprintf(&b, "%s %s>%s = %s>%s %s->%s", proto, r.who(key.Saddr, key.Sport),
+	fmt.Fprintf(&b, "%s %s>%s = %s>%s %s->%s", protoName(key.Proto), r.who(key.Saddr, key.Sport),
 		r.who(key.Daddr, key.Dport), r.who(f.Saddr, f.Sport), r.who(f.Daddr, f.Dport),
 		r.veth(f.InIfindex), r.veth(f.OutIfindex))
-	for i, flag := range []string{"src", "dst", "reply", "fin", "rst"} {
+	for i, flag := range []string{"src", "dst", "reply", "fin", "rst", "node"} {
 		if f.Flags&(1<<i) != 0 {
 			b.WriteString(" " + flag)
 		}

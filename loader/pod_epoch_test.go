@@ -181,8 +181,8 @@ func endpointEpochs(proto uint8) []fixture {
 		},
 		counters: counters{FlowsCreated: 1, FlowsRenewed: 2},
 		flows: lines(proto,
-			"A:1234>B:7000 = A:1234>B:7000 A->B reply [A B]",
-			"B:7000>A:1234 = B:7000>A:1234 B->A [B A]"),
+			"A:1234>B:7000 = A:1234>B:7000 A->B [A B] stale",
+			"B:7000>A:1234 = B:7000>A:1234 B->A reply [B A]"),
 	}, {
 		name: "answer from another node",
 		steps: []step{

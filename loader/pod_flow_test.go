@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -41,11 +42,21 @@ func (p frame) with(flags uint8) frame {
 
 // lines writes the protocol's name into flow lines.
 func lines(proto uint8, l ...string) []string {
-	name := map[uint8]string{protoTCP: "tcp ", protoUDP: "udp ", protoSCTP: "sctp "}[proto]
 	for i := range l {
-		l[i] = name + l[i]
+		l[i] = protoName(proto) + " " + l[i]
 	}
 	return l
+}
+
+// protoName is a protocol's name in flow lines; of both ICMPs it is the same.
+func protoName(proto uint8) string {
+	name, named := map[uint8]string{
+		protoTCP: "tcp", protoUDP: "udp", protoSCTP: "sctp", protoICMP: "icmp", protoICMPv6: "icmp",
+	}[proto]
+	if !named {
+		return fmt.Sprint(proto)
+	}
+	return name
 }
 
 func TestFlows(t *testing.T) {
@@ -193,8 +204,8 @@ func directFlows(proto uint8) []fixture {
 		},
 		counters: counters{FlowsCreated: 1},
 		flows: lines(proto,
-			"N:53>A:1234 = N:53>A:1234 -->- [- A]",
-			"A:1234>N:53 = A:1234>N:53 A->- reply [A -]"),
+			"N:53>A:1234 = N:53>A:1234 -->- node [- A]",
+			"A:1234>N:53 = A:1234>N:53 A->- reply node [A -]"),
 	}, {
 		name:  "the stack to an address that is not the container's",
 		steps: []step{at(">A", packet(proto, "N:53", "B:1234").by("N")).passes()},

@@ -146,6 +146,14 @@ func otherFragments(f family) []fixture {
 		name: "ping",
 		steps: []step{at("A>", pa).redirects(pa.to("B")), at("A>", pb).redirects(pb.to("B")),
 			at(">B", pa).passes(), at(">B", pb).passes()},
+		counters: counters{FlowsCreated: 1},
+		flows: lines(protoICMP,
+			"A:1>B:0 = A:1>B:0 A->B [A B]",
+			"B:0>A:1 = B:0>A:1 B->A reply [B A]"),
+	}, {
+		name:     "ping without its first",
+		steps:    []step{at("A>", pb).drops(), at(">B", pb).drops()},
+		counters: counters{DropFragment: 2},
 	}, {
 		name:     "ping of a VIP: one answer",
 		steps:    []step{at("A>", ea).redirects(unreachable(f, ea, 8)), at("A>", eb).drops()},

@@ -173,8 +173,10 @@ func TestNeighbourDiscovery(t *testing.T) {
 				icmp: &icmp{typ: 136, rest: 0x60000000, body: f.addr("A").AsSlice()}}).passes(),
 		},
 	}, {
-		name:     "advertisement from the link-local address",
-		steps:    []step{at("A>", chatter(136, "L", "ff02::1")).drops()},
+		name: "advertisement from the link-local address",
+		steps: []step{at("A>", change(chatter(136, "L", "ff02::1"), func(p *frame) {
+			p.icmp.body = f.addr("L").AsSlice()
+		})).drops()},
 		counters: ignored,
 	}, {
 		name:     "router solicitation",

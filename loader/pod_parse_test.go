@@ -154,7 +154,7 @@ func longHeaders(f family, proto uint8) []fixture {
 		"B:7000>A:1234 = V:80>A:1234 B->A src reply svc1 be1 [B A]")
 	var all []fixture
 	add := func(name string, edit func(*frame)) {
-		p, q := packet(proto, "A:1234", "V:80"), packet(proto, "B:7000", "A:1234")
+		p, q := packet(proto, "A:1234", "V:80"), packet(proto, "B:7000", "A:1234").with(flagACK)
 		edit(&p)
 		edit(&q)
 		all = append(all, fixture{

@@ -112,24 +112,45 @@ func pings(f family) []fixture {
 	out := ping(f, "A", "N")
 	multicast := frame{src: "A", dst: "M", proto: protoIGMP, data: make([]byte, 8)}
 	other := frame{src: "A", dst: "B", proto: 47, data: []byte{1, 2, 3, 4}}
+	created := counters{FlowsCreated: 1}
 	return []fixture{{
 		name: "another container",
 		steps: []step{
 			at("A>", there).redirects(there.to("B")),
 			at("B>", back).redirects(back.to("A")),
 		},
+		counters: created,
+		flows: lines(protoICMP,
+			"A:1>B:0 = A:1>B:0 A->B [A B]",
+			"B:0>A:1 = B:0>A:1 B->A reply [B A]"),
 	}, {
-		name:  "the stack",
-		steps: []step{at("A>", out).passes()},
+		name:     "the stack",
+		steps:    []step{at("A>", out).passes()},
+		counters: created,
+		flows: lines(protoICMP,
+			"A:1>N:0 = A:1>N:0 A->- [A -]",
+			"N:0>A:1 = N:0>A:1 -->A reply [- A]"),
 	}, {
-		name:  "from the stack",
-		steps: []step{at(">A", ping(f, "N", "A").by("N")).passes()},
+		name:     "from the stack",
+		steps:    []step{at(">A", ping(f, "N", "A").by("N")).passes()},
+		counters: created,
+		flows: lines(protoICMP,
+			"N:1>A:0 = N:1>A:0 -->- node [- A]",
+			"A:0>N:1 = A:0>N:1 A->- reply node [A -]"),
 	}, {
-		name:  "another protocol",
-		steps: []step{at("A>", other).redirects(other.to("B")), at(">B", other).passes()},
+		name:     "another protocol",
+		steps:    []step{at("A>", other).redirects(other.to("B")), at(">B", other).passes()},
+		counters: created,
+		flows: lines(47,
+			"A:0>B:0 = A:0>B:0 A->B [A B]",
+			"B:0>A:0 = B:0>A:0 B->A reply [B A]"),
 	}, {
-		name:  "multicast",
-		steps: []step{at("A>", multicast).passes()},
+		name:     "multicast",
+		steps:    []step{at("A>", multicast).passes()},
+		counters: created,
+		flows: lines(protoIGMP,
+			"A:0>M:0 = A:0>M:0 A->- [A -]",
+			"M:0>A:0 = M:0>A:0 -->A reply [- A]"),
 	}, {
 		name:     "from no one",
 		steps:    []step{at("A>", ping(f, "X", "B").by("A")).drops()},
