@@ -18,13 +18,22 @@ func (l *Loader) Attach(i Interface) (err error) {
 	if l.closed {
 		return errClosed
 	}
-	known := l.endpoints.byName[i.Name] != nil
+	if err := l.endpoints.conflict(i); err != nil {
+		return fmt.Errorf("attach %s: %w", i.Name, err)
+	}
+	known := l.endpoints.byName[i.Name]
+	// Its policies come before everything: its first packet is to meet them.
+	l.isolation.attach(i)
 	defer func() {
 		if err == nil {
 			return
 		}
-		if !known {
+		if known == nil {
 			err = errors.Join(err, l.hooks.detach(i.Name, i.Index))
+			l.isolation.detach(i)
+		} else {
+			l.isolation.attach(known.Interface)
+			l.isolation.attached(known.Interface)
 		}
 		err = fmt.Errorf("attach %s: %w", i.Name, err)
 	}()
@@ -33,7 +42,11 @@ func (l *Loader) Attach(i Interface) (err error) {
 	if err := l.hooks.attach(i.Name, i.Index, l.programs); err != nil {
 		return err
 	}
-	return l.endpoints.put(i)
+	if err := l.endpoints.put(i); err != nil {
+		return err
+	}
+	l.isolation.attached(i)
+	return nil
 }
 
 // DetachInterface undoes Attach. An interface that is gone, or was never attached, is no error.
@@ -44,12 +57,16 @@ func (l *Loader) DetachInterface(name string) error {
 		return errClosed
 	}
 	index := 0
-	if w := l.endpoints.byName[name]; w != nil {
+	w := l.endpoints.byName[name]
+	if w != nil {
 		index = w.Index
 	}
 	// Entries go first: a container whose programs went first could send what it likes.
 	if err := l.endpoints.remove(name); err != nil {
 		return fmt.Errorf("detach %s: %w", name, err)
+	}
+	if w != nil {
+		l.isolation.detach(w.Interface)
 	}
 	if err := l.hooks.detach(name, index); err != nil {
 		return fmt.Errorf("detach %s: %w", name, err)

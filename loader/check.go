@@ -3,7 +3,6 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,7 +46,8 @@ func (l *Loader) Check() ([]Difference, error) {
 	}
 	var d differences
 	for _, check := range []func(*differences) error{
-		l.checkServices, l.checkBackends, l.checkEndpoints, l.checkInterfaces, l.checkCgroup, l.checkPins,
+		l.checkServices, l.checkBackends, l.checkEndpoints, l.checkIsolation, l.checkInterfaces,
+		l.checkCgroup, l.checkPins,
 	} {
 		if err := check(&d); err != nil {
 			return nil, fmt.Errorf("check: %w", err)
@@ -193,9 +193,8 @@ func (l *Loader) checkEndpoints(d *differences) error {
 			d.add("endpoint "+a.String(), "is in map endpoints, but no interface has it")
 			return nil
 		}
-		if e != w.toEndpoint(w.id) {
-			d.add("endpoint "+a.String(), "leads to interface %d, MAC %s, endpoint %d instead of %d, %s, %d",
-				e.Ifindex, net.HardwareAddr(e.Mac[:]), e.Id, w.Index, w.MAC, w.id)
+		if err := w.compare(e, t.tagOf(a)); err != nil {
+			d.add("endpoint "+a.String(), "%s", err)
 		}
 		return nil
 	})

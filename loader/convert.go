@@ -18,6 +18,19 @@ type (
 	serviceStats = sockServiceStats
 	backend      = sockBackend
 	endpoint     = sockEndpoint
+
+	prefixKey    = sockPrefixKey
+	prefixEntry  = sockPrefix
+	subject      = sockSubject
+	policyKey    = sockPolicyKey
+	policyEntry  = sockPolicy
+	rulesetEntry = sockRuleset
+	portNode     = sockPortNode
+	outcome      = sockOutcome
+	policyStats  = sockPolicyStats
+	numberKey    = sockNumberKey
+	numberEntry  = sockNumber
+	settings     = sockSettings
 )
 
 // enum backend_state.
@@ -25,6 +38,48 @@ const (
 	backendFree   = 0
 	backendActive = 1
 )
+
+// enum identity.
+const (
+	identityNone   = 0
+	identityWorld  = 1
+	identityNode   = 2
+	identityClosed = 3
+	identityFirst  = 4
+)
+
+// enum ruleset_id.
+const (
+	rulesetOpen   = 0
+	rulesetClosed = 1
+	rulesetFirst  = 2
+)
+
+// enum direction.
+const (
+	directionIngress = 0
+	directionEgress  = 1
+)
+
+// leaf marks a reference that is an index into outcomes.
+const leaf = 1 << 31
+
+// enum outcome_flags.
+const (
+	outcomeAllow = 1 << 0
+	outcomeAudit = 1 << 1
+	outcomeJoin  = 1 << 2
+)
+
+// enum number_kind.
+const (
+	numberIdentity = 1
+	numberNetwork  = 2
+	numberPolicy   = 3
+)
+
+// enum endpoint_flags.
+const endpointWatched = 1 << 0
 
 // toAddress returns the form that addresses have in maps: 16 bytes in network order, IPv4 as
 // ::ffff:a.b.c.d. A zone is dropped.
@@ -36,6 +91,28 @@ func toAddress(a netip.Addr) address {
 func fromAddress(a address) netip.Addr {
 	return netip.AddrFrom16(a.Bytes).Unmap()
 }
+
+// toPrefixKey returns a block's key in prefixes: an IPv4 block is one of ::ffff:0:0/96.
+func toPrefixKey(p netip.Prefix) prefixKey {
+	p = p.Masked()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return prefixKey{Length: uint32(bits), Addr: toAddress(p.Addr())}
+}
+
+// fromPrefixKey is the inverse of toPrefixKey.
+func fromPrefixKey(k prefixKey) netip.Prefix {
+	a := netip.AddrFrom16(k.Addr.Bytes)
+	if a.Is4In6() && k.Length >= 96 {
+		return netip.PrefixFrom(a.Unmap(), int(k.Length)-96)
+	}
+	return netip.PrefixFrom(a, int(k.Length))
+}
+
+// hostPrefix returns the block of one address.
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // toKey returns a frontend's key in services. Ports are in host order in maps.
 func toKey(f registry.Frontend) serviceKey {

@@ -57,10 +57,24 @@ func (i Interface) canonical() (Interface, error) {
 	return i, nil
 }
 
-// toEndpoint returns the entry that each of the interface's addresses has.
-func (i Interface) toEndpoint(id uint32) endpoint {
-	e := endpoint{Ifindex: uint32(i.Index), Id: id}
-	copy(e.Mac[:], i.MAC)
+// toEndpoint returns the entry of one of the interface's addresses.
+func (w *wired) toEndpoint(t tag) endpoint {
+	e := endpoint{Ifindex: uint32(w.Index), Id: w.id, Identity: t.identity, Network: t.network}
+	copy(e.Mac[:], w.MAC)
+	if w.watched {
+		e.Flags |= endpointWatched
+	}
+	return e
+}
+
+// toRegistry returns the container as the compiler is to know it. One that nothing is known of is told
+// apart by its interface.
+func (i Interface) toRegistry(node string) registry.Endpoint {
+	e := i.Endpoint
+	if e.EndpointID == (registry.EndpointID{}) {
+		e.EndpointID = registry.EndpointID{Node: node, Interface: i.Name}
+	}
+	e.Addresses = i.Addrs
 	return e
 }
 
@@ -77,33 +91,46 @@ type endpointTable struct {
 	ids     *idAllocator
 	byName  map[string]*wired
 	owner   map[netip.Addr]string // name of the interface that has the address
+	byID    map[uint32]*wired
+	// tagOf tells what an address's entry is to say about isolation.
+	tagOf func(netip.Addr) tag
 }
 
 // wired is an interface with its endpoint id.
 type wired struct {
 	Interface
-	id uint32
+	id      uint32
+	watched bool // ENDPOINT_WATCHED
 }
 
 func newEndpointTable(entries *ebpf.Map, epochs *memory, grace time.Duration, now func() time.Time) *endpointTable {
 	return &endpointTable{
 		entries: entries, epochs: epochs,
 		ids:    newIDAllocator("epochs", epochs.entries, grace, now),
-		byName: map[string]*wired{}, owner: map[netip.Addr]string{},
+		byName: map[string]*wired{}, owner: map[netip.Addr]string{}, byID: map[uint32]*wired{},
+		tagOf: func(netip.Addr) tag { return tag{} },
 	}
 }
 
-// put writes the entries of a canonical interface. On error the maps are as before.
-func (t *endpointTable) put(i Interface) (err error) {
+// conflict says which of a canonical interface's addresses another one has.
+func (t *endpointTable) conflict(i Interface) error {
 	for _, a := range i.Addrs {
 		if name, taken := t.owner[a]; taken && name != i.Name {
 			return fmt.Errorf("address %s belongs to interface %s", a, name)
 		}
 	}
+	return nil
+}
+
+// put writes the entries of a canonical interface. On error the maps are as before.
+func (t *endpointTable) put(i Interface) (err error) {
+	if err := t.conflict(i); err != nil {
+		return err
+	}
 	old := t.byName[i.Name]
 	w := &wired{Interface: i}
 	if old != nil {
-		w.id = old.id
+		w.id, w.watched = old.id, old.watched
 	} else {
 		if w.id, err = t.ids.alloc(); err != nil {
 			return err
@@ -117,7 +144,7 @@ func (t *endpointTable) put(i Interface) (err error) {
 	for _, a := range i.Addrs {
 		t.owner[a] = i.Name
 	}
-	t.byName[i.Name] = w
+	t.byName[i.Name], t.byID[w.id] = w, w
 	if old == nil || old.equal(i) {
 		return nil
 	}
@@ -140,7 +167,7 @@ func (t *endpointTable) write(w, old *wired) (err error) {
 		}
 		for _, a := range done {
 			if old != nil && slices.Contains(old.Addrs, a) {
-				err = errors.Join(err, t.store(a, old.toEndpoint(old.id)))
+				err = errors.Join(err, t.store(a, old.toEndpoint(t.tagOf(a))))
 				continue
 			}
 			err = errors.Join(err, t.delete(a))
@@ -151,10 +178,45 @@ func (t *endpointTable) write(w, old *wired) (err error) {
 		}
 	}()
 	for _, a := range w.Addrs {
-		if err := t.store(a, w.toEndpoint(w.id)); err != nil {
+		if err := t.store(a, w.toEndpoint(t.tagOf(a))); err != nil {
 			return err
 		}
 		done = append(done, a)
+	}
+	return nil
+}
+
+// putTag writes the entry of a wired address with another identity or network. The caller raises epochs.
+func (t *endpointTable) putTag(a netip.Addr, v tag) error {
+	w := t.byName[t.owner[a]]
+	if w == nil {
+		return fmt.Errorf("write %s to map endpoints: no interface has it", a)
+	}
+	return t.store(a, w.toEndpoint(v))
+}
+
+// raise raises the epochs of whoever has these addresses, each once.
+func (t *endpointTable) raise(addrs []netip.Addr) {
+	done := map[uint32]bool{}
+	for _, a := range addrs {
+		if w := t.byName[t.owner[a]]; w != nil && !done[w.id] {
+			done[w.id] = true
+			t.epochs.raise(w.id, 0)
+		}
+	}
+}
+
+// watch makes the programs report the verdict on each new flow of a container, or no longer.
+func (t *endpointTable) watch(id uint32, on bool) error {
+	w := t.byID[id]
+	if w == nil {
+		return fmt.Errorf("watch endpoint %d: there is none", id)
+	}
+	w.watched = on
+	for _, a := range w.Addrs {
+		if err := t.store(a, w.toEndpoint(t.tagOf(a))); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -196,15 +258,18 @@ func (t *endpointTable) remove(name string) error {
 		delete(t.owner, a)
 	}
 	delete(t.byName, name)
+	delete(t.byID, w.id)
 	t.ids.free(w.id)
 	return nil
 }
 
 // restore rebuilds the table from what a predecessor left. names tells the interfaces there are, by
 // index. Entries of an interface that is gone, or that contradict each other, are deleted: its
-// container is gone, too. It returns what it deleted, for the log.
-func (t *endpointTable) restore(names map[int]string) (dropped []error, err error) {
-	byID := map[uint32]*wired{}
+// container is gone, too. It returns what the entries say about isolation, and what it deleted, for the
+// log.
+func (t *endpointTable) restore(names map[int]string) (tags map[netip.Addr]tag, dropped []error, err error) {
+	tags = map[netip.Addr]tag{}
+	watched := map[netip.Addr]bool{}
 	drop := func(a netip.Addr, id uint32, why string) error {
 		dropped = append(dropped, fmt.Errorf("endpoint %s: %s", a, why))
 		if err := t.delete(a); err != nil {
@@ -224,7 +289,7 @@ func (t *endpointTable) restore(names map[int]string) (dropped []error, err erro
 			return drop(a, e.Id, fmt.Sprintf("its interface %d is gone", e.Ifindex))
 		}
 		i := Interface{Name: name, Index: int(e.Ifindex), MAC: slices.Clone(e.Mac[:])}
-		w := byID[e.Id]
+		w := t.byID[e.Id]
 		if w == nil {
 			if t.byName[name] != nil {
 				return drop(a, e.Id, fmt.Sprintf("interface %s has two ids", name))
@@ -233,19 +298,27 @@ func (t *endpointTable) restore(names map[int]string) (dropped []error, err erro
 				return drop(a, 0, err.Error())
 			}
 			w = &wired{Interface: i, id: e.Id}
-			byID[e.Id], t.byName[name] = w, w
+			t.byID[e.Id], t.byName[name] = w, w
 		}
 		if w.Index != i.Index || !slices.Equal(w.MAC, i.MAC) {
 			return drop(a, e.Id, fmt.Sprintf("endpoint id %d is in use twice", e.Id))
 		}
 		w.Addrs = append(w.Addrs, a)
-		t.owner[a] = name
+		t.owner[a], tags[a] = name, tag{e.Identity, e.Network}
+		if e.Flags != 0 {
+			watched[a] = true
+		}
 		return nil
 	})
-	for _, w := range byID {
+	for _, w := range t.byID {
 		slices.SortFunc(w.Addrs, netip.Addr.Compare)
 	}
-	return dropped, err
+	for a := range watched { // who watched is gone
+		if err == nil {
+			err = t.putTag(a, tags[a])
+		}
+	}
+	return tags, dropped, err
 }
 
 // list returns what is wired, by name.
@@ -261,6 +334,22 @@ func (t *endpointTable) list() []Interface {
 		return 1
 	})
 	return list
+}
+
+// compare says how an entry differs from what it should be.
+func (w *wired) compare(e endpoint, t tag) error {
+	want := w.toEndpoint(t)
+	switch {
+	case e == want:
+		return nil
+	case e.Ifindex != want.Ifindex || e.Mac != want.Mac || e.Id != want.Id:
+		return fmt.Errorf("leads to interface %d, MAC %s, endpoint %d instead of %d, %s, %d",
+			e.Ifindex, net.HardwareAddr(e.Mac[:]), e.Id, w.Index, w.MAC, w.id)
+	case e.Identity != want.Identity || e.Network != want.Network:
+		return fmt.Errorf("has identity %d of network %d instead of %d of %d",
+			e.Identity, e.Network, want.Identity, want.Network)
+	}
+	return fmt.Errorf("has flags %#x instead of %#x", e.Flags, want.Flags)
 }
 
 // verify says what of an interface's entries is not as put left it.
@@ -283,9 +372,8 @@ func (t *endpointTable) verify(i Interface) error {
 		if err != nil {
 			return fmt.Errorf("read %s from map endpoints: %w", a, err)
 		}
-		if e != i.toEndpoint(w.id) {
-			return fmt.Errorf("address %s in map endpoints leads to interface %d, MAC %s, endpoint %d; want %d, %s, %d",
-				a, e.Ifindex, net.HardwareAddr(e.Mac[:]), e.Id, i.Index, i.MAC, w.id)
+		if err := w.compare(e, t.tagOf(a)); err != nil {
+			return fmt.Errorf("address %s in map endpoints %w", a, err)
 		}
 	}
 	return nil

@@ -1,6 +1,8 @@
 package loader
 
 import (
+	"fmt"
+	"math/bits"
 	"os"
 	"reflect"
 	"regexp"
@@ -27,6 +29,12 @@ func TestLayout(t *testing.T) {
 			"sock_key": reflect.TypeFor[sockSockKey](), "sock_origin": reflect.TypeFor[sockSockOrigin](),
 			"sock_choice": reflect.TypeFor[sockSockChoice](),
 			"frag_key":    reflect.TypeFor[sockFragKey](), "frag": reflect.TypeFor[sockFrag](),
+			"prefix_key": reflect.TypeFor[prefixKey](), "prefix": reflect.TypeFor[prefixEntry](),
+			"subject": reflect.TypeFor[subject](), "policy_key": reflect.TypeFor[policyKey](),
+			"policy": reflect.TypeFor[policyEntry](), "ruleset": reflect.TypeFor[rulesetEntry](),
+			"port_node": reflect.TypeFor[portNode](), "outcome": reflect.TypeFor[outcome](),
+			"number_key": reflect.TypeFor[numberKey](), "number": reflect.TypeFor[numberEntry](),
+			"settings": reflect.TypeFor[settings](), "policy_stats": reflect.TypeFor[policyStats](),
 		} {
 			var s *btf.Struct
 			if err := spec.Types.TypeByName(name, &s); err != nil {
@@ -81,17 +89,36 @@ func TestBackendWord(t *testing.T) {
 	}
 }
 
-// TestBackendStates compares constants that BTF does not carry with the header.
-func TestBackendStates(t *testing.T) {
+// TestConstants compares constants that BTF does not carry with the header.
+func TestConstants(t *testing.T) {
 	header, err := os.ReadFile("../bpf/types.h")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"BACKEND_FREE": "0", "BACKEND_ACTIVE": "1"} {
+	for name, want := range map[string]uint32{
+		"BACKEND_FREE": backendFree, "BACKEND_ACTIVE": backendActive,
+		"IDENTITY_NONE": identityNone, "IDENTITY_WORLD": identityWorld, "IDENTITY_NODE": identityNode,
+		"IDENTITY_CLOSED": identityClosed, "IDENTITY_FIRST": identityFirst,
+		"RULESET_OPEN": rulesetOpen, "RULESET_CLOSED": rulesetClosed, "RULESET_FIRST": rulesetFirst,
+		"DIRECTION_INGRESS": directionIngress, "DIRECTION_EGRESS": directionEgress,
+		"NUMBER_IDENTITY": numberIdentity, "NUMBER_NETWORK": numberNetwork, "NUMBER_POLICY": numberPolicy,
+	} {
 		m := regexp.MustCompile(name + ` = (\d+)`).FindSubmatch(header)
-		if m == nil || string(m[1]) != want {
-			t.Errorf("%s: %q in types.h, want %s", name, m, want)
+		if m == nil || string(m[1]) != fmt.Sprint(want) {
+			t.Errorf("%s: %q in types.h, want %d", name, m, want)
 		}
+	}
+	for name, want := range map[string]uint32{
+		"OUTCOME_ALLOW": outcomeAllow, "OUTCOME_AUDIT": outcomeAudit, "OUTCOME_JOIN": outcomeJoin,
+		"ENDPOINT_WATCHED": endpointWatched,
+	} {
+		m := regexp.MustCompile(name + ` = 1 << (\d+)`).FindSubmatch(header)
+		if m == nil || string(m[1]) != fmt.Sprint(bits.TrailingZeros32(want)) {
+			t.Errorf("%s: %q in types.h, want %#x", name, m, want)
+		}
+	}
+	if want := fmt.Sprintf("#define LEAF %#xu", uint32(leaf)); !strings.Contains(string(header), want) {
+		t.Errorf("types.h lacks %q", want)
 	}
 }
 

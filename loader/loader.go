@@ -28,9 +28,12 @@ type Loader struct {
 	fills    map[string]cacheFill // of the maps that are caches
 	closed   bool                 // guarded by both mutexes: held to write, either to read
 
-	wireMu    sync.Mutex // guards what follows
+	wireMu    sync.Mutex // guards what follows; taken after mu
 	endpoints *endpointTable
 	epochs    *memory
+	isolation *isolation
+	policy    *kernelIsolation // what isolation writes to
+	settings  *memory
 }
 
 // Open loads the programs and attaches them, or takes over what a predecessor left under the same
@@ -164,7 +167,13 @@ func (l *Loader) mapMemories() (err error) {
 	if l.backends, err = mapMemory(l.maps.get("backends"), prot); err != nil {
 		return err
 	}
-	l.epochs, err = mapMemory(l.maps.get("epochs"), prot)
+	if l.epochs, err = mapMemory(l.maps.get("epochs"), prot); err != nil {
+		return err
+	}
+	if l.settings, err = mapMemory(l.maps.get("settings"), prot); err != nil {
+		return err
+	}
+	l.policy, err = newKernelIsolation(l.maps)
 	return err
 }
 
@@ -181,6 +190,8 @@ func (l *Loader) Close() error {
 	l.slots.close()
 	l.backends.close()
 	l.epochs.close()
+	l.settings.close()
+	l.policy.close()
 	l.programs.close()
 	l.maps.close()
 	return nil
@@ -206,8 +217,18 @@ func (l *Loader) Detach() error {
 	return Detach(l.o.BPFFS)
 }
 
-// Sync brings the maps to the desired state. The error wraps ErrFull when a map has no room; the
-// rest is done all the same, and what is left is tried again with the next Sync.
+// Sync brings the maps to the desired state, isolation before services: a VIP never leads to where its
+// policies do not hold yet. The error wraps ErrFull when a map has no room; the rest is done all the same,
+// and what is left is tried again with the next Sync.
 func (l *Loader) Sync(u registry.Update) error {
-	return l.sync(func(s *syncer) error { return s.update(u) }, u.Revision)
+	return l.sync(func(i *isolation, s *syncer) error {
+		return errors.Join(l.isolate(func() error { return i.update(u.Isolation, u.Snapshot) }), s.update(u))
+	}, u.Revision)
+}
+
+// isolate does work on isolation.
+func (l *Loader) isolate(work func() error) error {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	return work()
 }

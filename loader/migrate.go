@@ -20,7 +20,7 @@ import (
 // A value that has grown is filled up with zeros; fields are only ever added at the end.
 
 // isCache says whether the map's entries may be lost: what was in them is decided anew.
-func isCache(t ebpf.MapType) bool { return t == ebpf.LRUHash }
+func isCache(t ebpf.MapType) bool { return t == ebpf.LRUHash || t == ebpf.RingBuf }
 
 // fits says whether what a map holds can go into one of the new spec.
 func (s *mapSet) fits(name string) error {
@@ -39,7 +39,7 @@ func (s *mapSet) fits(name string) error {
 		var need uint64
 		var err error
 		switch src.Type() {
-		case ebpf.Hash:
+		case ebpf.Hash, ebpf.LPMTrie:
 			err = eachEntry(src, func(_, _ []byte) error { need++; return nil })
 		case ebpf.Array, ebpf.PerCPUArray:
 			need, err = s.highest(name)
@@ -72,6 +72,16 @@ func (s *mapSet) highest(name string) (need uint64, err error) {
 		if name == "backends" && err == nil {
 			need, err = highestBackend(s.current(name))
 		}
+	case "subjects", "policy_stats":
+		kind := map[string]uint32{"subjects": numberIdentity, "policy_stats": numberPolicy}[name]
+		err = eachOf(s.current("numbers"), func(_ numberKey, v numberEntry) error {
+			if v.Kind == kind {
+				need = max(need, uint64(v.Number)+1)
+			}
+			return nil
+		})
+	case "rulesets", "port_nodes", "outcomes":
+		need, err = s.highestContent(name)
 	case "epochs":
 		err = eachOf(s.current("endpoints"), func(_ address, v endpoint) error {
 			need = max(need, uint64(v.Id)+1)
@@ -79,6 +89,71 @@ func (s *mapSet) highest(name string) (need uint64, err error) {
 		})
 	}
 	return need, err
+}
+
+// highestContent returns how many entries a map of rulesets' content must have for what leads to it.
+func (s *mapSet) highestContent(name string) (need uint64, err error) {
+	mems := map[string]*memory{}
+	for _, name := range []string{"subjects", "rulesets", "port_nodes"} {
+		m := s.current(name)
+		if m == nil {
+			return 0, nil
+		}
+		if mems[name], err = mapMemory(m, unix.PROT_READ); err != nil {
+			return 0, err
+		}
+		defer mems[name].close()
+	}
+	var used []uint32
+	for i := range mems["subjects"].entries {
+		v := *(*subject)(mems["subjects"].at(i, 0))
+		used = append(used, v.Ingress, v.Egress)
+	}
+	err = eachOf(s.current("policy"), func(_ policyKey, v policyEntry) error {
+		used = append(used, v.Ruleset)
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	highest := contentUsed(mems["rulesets"], mems["port_nodes"], used)
+	return min(uint64(highest[name])+1, uint64(s.current(name).MaxEntries())), nil
+}
+
+// contentUsed returns the highest index of each map of content that some rulesets lead to. What is
+// out of range leads nowhere.
+func contentUsed(rulesets, nodes *memory, used []uint32) map[string]uint32 {
+	highest := map[string]uint32{}
+	seen := map[uint32]bool{}
+	raise := func(name string, i uint32) { highest[name] = max(highest[name], i) }
+	var follow func(ref uint32)
+	follow = func(ref uint32) {
+		if seen[ref] {
+			return
+		}
+		seen[ref] = true
+		if ref&leaf != 0 {
+			raise("outcomes", ref&^leaf)
+			return
+		}
+		if ref >= nodes.entries {
+			return
+		}
+		raise("port_nodes", ref)
+		for _, child := range (*portNode)(nodes.at(ref, 0)).Refs {
+			follow(child)
+		}
+	}
+	for _, id := range used {
+		if id < rulesetFirst || id >= rulesets.entries {
+			continue
+		}
+		raise("rulesets", id)
+		for _, ref := range refsOf(*(*rulesetEntry)(rulesets.at(id, 0))) {
+			follow(ref)
+		}
+	}
+	return highest
 }
 
 // current returns the map that programs use now, or nil.
@@ -130,7 +205,9 @@ func (s *mapSet) copyEntries(again bool) error {
 				if p.fresh && i == 0 && !again {
 					err = copyArray(p.m, src)
 				}
-			case src.Type() == ebpf.Hash:
+			case src.Type() == ebpf.RingBuf:
+				// What nobody has read yet is lost.
+			case src.Type() == ebpf.Hash, src.Type() == ebpf.LPMTrie:
 				// The same; and what was found stale since must not come back.
 				if !again {
 					err = copyHash(p.m, src)
@@ -207,6 +284,9 @@ func copyCounts(dst, src *ebpf.Map) error {
 // eachEntry visits each entry of a hash. Entries that programs write or delete meanwhile may be seen
 // or not; key and value are valid during the call only.
 func eachEntry(m *ebpf.Map, visit func(key, value []byte) error) error {
+	if m.Type() == ebpf.LPMTrie { // which has no batches before Linux 5.13
+		return eachByOne(m, visit)
+	}
 	const batch = 4096
 	array := func(size uint32) reflect.Value {
 		t := reflect.SliceOf(reflect.ArrayOf(int(size), reflect.TypeFor[byte]()))
@@ -228,6 +308,18 @@ func eachEntry(m *ebpf.Map, visit func(key, value []byte) error) error {
 			return nil
 		}
 	}
+}
+
+// eachByOne is eachEntry for maps that cannot be read in batches.
+func eachByOne(m *ebpf.Map, visit func(key, value []byte) error) error {
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	entries := m.Iterate()
+	for entries.Next(&key, &value) {
+		if err := visit(key, value); err != nil {
+			return err
+		}
+	}
+	return entries.Err()
 }
 
 // eachOf is eachEntry for a map whose types are known. A shorter value is filled up with zeros. The

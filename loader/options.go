@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/sluice-net/sluice/registry/policy"
 )
 
 // Options says where and how a Loader works.
@@ -23,8 +24,19 @@ type Options struct {
 	Sizes Sizes
 	// Attach says how programs are attached to interfaces.
 	Attach AttachMode
+	// Node is this node's name in the registry.
+	Node string
+	// PolicyAudit makes every policy, and every closed network, report what it would drop and drop
+	// nothing.
+	PolicyAudit bool
+	// EventRate is how many events a second each CPU reports at most; 0: 1000. The others are counted.
+	EventRate uint32
+	// EventSample reports the verdict on one of so many new flows; 0: on none.
+	EventSample uint32
 	// Logger may be nil.
 	Logger *slog.Logger
+
+	compiler func(node string) compiler
 
 	grace time.Duration // how long ids and slots rest; 0: defaultGrace
 	now   func() time.Time
@@ -43,6 +55,9 @@ const (
 	AttachTCX    AttachMode = "tcx"    // kernel 6.6
 	AttachClsact AttachMode = "clsact" // every kernel
 )
+
+// defaultEventRate is what a terminal and a log collector can still take in.
+const defaultEventRate = 1000
 
 // defaultGrace is far longer than any program runs, and short enough that even with a thousand
 // changes a second only a small part of the slots is at rest.
@@ -67,6 +82,12 @@ func (o Options) withDefaults() (_ Options, err error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.compiler == nil {
+		o.compiler = func(node string) compiler { return policy.New(node) }
+	}
+	if o.EventRate == 0 {
+		o.EventRate = defaultEventRate
 	}
 	if o.grace == 0 {
 		o.grace = defaultGrace

@@ -106,7 +106,7 @@ func (s *syncer) publish(changes []*change) []*change {
 		if c.old == nil {
 			s.vips[c.frontend.Addr].frontends++
 		}
-		s.held[c.frontend] = c.next
+		s.held[c.frontend], s.byID[c.next.id] = c.next, c.frontend
 		delete(s.dirty, c.frontend)
 		return nil
 	})
@@ -194,6 +194,7 @@ func (s *syncer) release(changes []*change) {
 		}
 		if c.old.id != 0 && (c.next == nil || c.newID()) {
 			s.serviceIDs.free(c.old.id)
+			delete(s.byID, c.old.id)
 		}
 	}
 }

@@ -27,6 +27,9 @@ func (s *syncer) restore(entries map[serviceKey]service, slots, backends *memory
 			h = &held{unsound: true}
 		}
 		s.held[f] = h
+		if h.id != 0 {
+			s.byID[h.id] = f
+		}
 		s.vipOf(f.Addr).frontends++
 	}
 	for addr, v := range s.vips {

@@ -22,6 +22,8 @@ func smallSizes() Sizes {
 	return Sizes{
 		Services: 64, Slots: 256, Backends: 128, Endpoints: 32,
 		Flows: 64, SockOrigin: 64, SockChoices: 64, Frags: 64,
+		Identities: 64, Policies: 64, PolicyEntries: 256, Rulesets: 128,
+		PortNodes: 64, Outcomes: 128, Prefixes: 128, Events: 4096,
 	}
 }
 

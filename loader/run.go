@@ -64,7 +64,10 @@ func (l *Loader) Run(ctx context.Context, src registry.Source, cat Resolver) err
 			}
 			last, delay = "", retryFirst
 			timer.Stop()
-			armed = false
+			// Identities that went leave their entries behind for a moment.
+			if armed = l.leaving(); armed {
+				timer.Reset(l.o.grace)
+			}
 			continue
 		}
 		if text := err.Error(); text != last {
@@ -83,17 +86,19 @@ func (l *Loader) retry() error {
 	l.progress.mu.Lock()
 	rev := l.progress.revision
 	l.progress.mu.Unlock()
-	return l.sync(func(s *syncer) error { return s.retry() }, rev)
+	return l.sync(func(i *isolation, s *syncer) error {
+		return errors.Join(l.isolate(i.retry), s.retry())
+	}, rev)
 }
 
-func (l *Loader) sync(work func(*syncer) error, rev int64) error {
+func (l *Loader) sync(work func(*isolation, *syncer) error, rev int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return errClosed
 	}
 	began := time.Now()
-	err := work(l.syncer)
+	err := work(l.isolation, l.syncer)
 	if err != nil {
 		err = fmt.Errorf("sync to revision %d: %w", rev, err)
 	}
@@ -135,7 +140,7 @@ func (l *Loader) Complete() error {
 	if !l.syncer.synced {
 		return errors.New("the registry has delivered no snapshot yet")
 	}
-	return l.syncer.incomplete()
+	return errors.Join(l.isolate(l.isolation.incomplete), l.syncer.incomplete())
 }
 
 // pending returns how many frontends are not in the maps as they should be.

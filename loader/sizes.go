@@ -3,6 +3,8 @@ package loader
 import (
 	"fmt"
 	"math"
+	"math/bits"
+	"os"
 )
 
 // Sizes holds the entries of each map that grows with what the node carries.
@@ -15,6 +17,15 @@ type Sizes struct {
 	SockOrigin  uint32
 	SockChoices uint32
 	Frags       uint32
+
+	Identities    uint32 // subjects
+	Policies      uint32 // policy_stats
+	PolicyEntries uint32 // policy: one for each identity's peer that it treats apart, and direction
+	Rulesets      uint32
+	PortNodes     uint32
+	Outcomes      uint32
+	Prefixes      uint32
+	Events        uint32 // bytes of the ring buffer, a power of two
 }
 
 // DefaultSizes are the sizes that bpf/maps.h has.
@@ -22,6 +33,8 @@ func DefaultSizes() Sizes {
 	return Sizes{
 		Services: 65536, Slots: 1048576, Backends: 262144, Endpoints: 16384,
 		Flows: 524288, SockOrigin: 131072, SockChoices: 131072, Frags: 16384,
+		Identities: 65536, Policies: 16384, PolicyEntries: 262144, Rulesets: 65536,
+		PortNodes: 16384, Outcomes: 65536, Prefixes: 131072, Events: 1048576,
 	}
 }
 
@@ -37,13 +50,21 @@ func (s Sizes) Scale(factor float64) Sizes {
 		scaled := math.Round(float64(*n) * factor)
 		*n = uint32(min(max(scaled, minEntries), maxEntries))
 	}
+	s.Events = ringSize(s.Events)
 	return s
+}
+
+// ringSize returns the next size that a ring buffer can have: a power of two, whole pages.
+func ringSize(n uint32) uint32 {
+	return max(1<<bits.Len32(n-1), uint32(os.Getpagesize()))
 }
 
 func (s *Sizes) fields() []*uint32 {
 	return []*uint32{
 		&s.Services, &s.Slots, &s.Backends, &s.Endpoints,
 		&s.Flows, &s.SockOrigin, &s.SockChoices, &s.Frags,
+		&s.Identities, &s.Policies, &s.PolicyEntries, &s.Rulesets,
+		&s.PortNodes, &s.Outcomes, &s.Prefixes, &s.Events,
 	}
 }
 
@@ -53,8 +74,17 @@ func (s *Sizes) byMap() map[string]uint32 {
 		"services": s.Services, "service_stats": s.Services, "slots": s.Slots,
 		"backends": s.Backends, "endpoints": s.Endpoints, "epochs": s.Endpoints,
 		"flows": s.Flows, "sock_origin": s.SockOrigin, "sock_choices": s.SockChoices,
-		"frags": s.Frags,
+		"frags": s.Frags, "subjects": s.Identities, "policy_stats": s.Policies,
+		"policy": s.PolicyEntries, "rulesets": s.Rulesets, "port_nodes": s.PortNodes,
+		"outcomes": s.Outcomes, "prefixes": s.Prefixes, "events": s.Events,
+		"numbers": s.numbers(),
 	}
+}
+
+// numbers is how many names can have a number: those of identities, policies and networks. Twice the
+// identities leaves room for those that are on their way out.
+func (s *Sizes) numbers() uint32 {
+	return max(2*s.Identities, s.Identities+s.Policies+s.Endpoints)
 }
 
 // withDefaults fills in what is zero and refuses what no map can have.
@@ -67,6 +97,13 @@ func (s Sizes) withDefaults() (Sizes, error) {
 		if *fields[i] < 2 || *fields[i] > maxEntries {
 			return s, fmt.Errorf("map size %d: want 2 to %d entries", *fields[i], maxEntries)
 		}
+	}
+	if s.Events != ringSize(s.Events) {
+		return s, fmt.Errorf("ring buffer of %d bytes: want a power of two and whole pages, such as %d",
+			s.Events, ringSize(s.Events))
+	}
+	if s.Identities <= identityFirst {
+		return s, fmt.Errorf("%d identities: the first %d are taken", s.Identities, identityFirst)
 	}
 	return s, nil
 }

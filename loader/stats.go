@@ -3,14 +3,18 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/sluice-net/sluice/registry"
+	"golang.org/x/sys/unix"
 )
 
 // ServiceStats counts what went through one port of a service, all its VIPs together.
@@ -202,8 +206,13 @@ func (l *Loader) entries(name string, m *ebpf.Map) (uint64, error) {
 		l.wireMu.Lock()
 		defer l.wireMu.Unlock()
 		return uint64(l.endpoints.ids.count), nil
-	case sockMapCounters:
+	case sockMapCounters, sockMapSettings, sockMapEventLimits:
 		return 1, nil
+	case sockMapEvents:
+		return ringFill(m)
+	}
+	if n, known := l.isolationEntries(name); known {
+		return n, nil
 	}
 	if !isCache(m.Type()) {
 		return 0, errors.New("a map that nobody counts")
@@ -218,4 +227,49 @@ func (l *Loader) entries(name string, m *ebpf.Map) (uint64, error) {
 	}
 	l.fills[name] = cacheFill{n, now}
 	return n, nil
+}
+
+// isolationEntries returns how many entries of a map of isolation's are in use; those at rest included.
+func (l *Loader) isolationEntries(name string) (n uint64, known bool) {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	s := l.isolation
+	switch name {
+	case sockMapNumbers:
+		n = uint64(len(s.identities.byDigest) + len(s.networks.byDigest) + len(s.rulesets.policies.byDigest))
+	case sockMapSubjects:
+		n = uint64(s.identities.ids.count)
+	case sockMapPolicyStats:
+		n = uint64(s.rulesets.policies.ids.count)
+	case sockMapPolicy:
+		n = uint64(s.entries)
+	case sockMapPrefixes:
+		n = uint64(len(s.prefixes))
+	case sockMapRulesets:
+		n = uint64(s.rulesets.ids.count)
+	case sockMapPortNodes:
+		n = uint64(s.rulesets.nodes.ids.count)
+	case sockMapOutcomes:
+		n = uint64(s.rulesets.outcomes.ids.count)
+	default:
+		return 0, false
+	}
+	return n, true
+}
+
+// ringFill returns how many bytes of a ring buffer wait to be read: what was written less what was read,
+// which the kernel tells in the first two pages.
+func ringFill(m *ebpf.Map) (uint64, error) {
+	var position [2]uint64
+	for i := range position {
+		page, err := unix.Mmap(m.FD(), int64(i*os.Getpagesize()), os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			return 0, err
+		}
+		position[i] = atomic.LoadUint64((*uint64)(unsafe.Pointer(&page[0])))
+		if err := unix.Munmap(page); err != nil {
+			return 0, err
+		}
+	}
+	return position[1] - position[0], nil
 }

@@ -30,6 +30,7 @@ type syncer struct {
 
 	desired   map[registry.Frontend]registry.Resolved
 	held      map[registry.Frontend]*held
+	byID      map[uint32]registry.Frontend // whose service id it is
 	vips      map[netip.Addr]*vip
 	dirty     map[registry.Frontend]error // desired and maps may differ; why
 	unsettled map[netip.Addr]error        // VIPs whose mark may be wrong; the error of the last try
@@ -52,6 +53,7 @@ func newSyncer(t tables, s Sizes, grace time.Duration, now func() time.Time) *sy
 		tables:     t,
 		desired:    map[registry.Frontend]registry.Resolved{},
 		held:       map[registry.Frontend]*held{},
+		byID:       map[uint32]registry.Frontend{},
 		vips:       map[netip.Addr]*vip{},
 		dirty:      map[registry.Frontend]error{},
 		unsettled:  map[netip.Addr]error{},

@@ -1,7 +1,9 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/cilium/ebpf"
 )
@@ -71,14 +73,66 @@ func (l *Loader) restoreEndpoints() error {
 		}
 	}
 	l.endpoints = newEndpointTable(l.maps.get("endpoints"), l.epochs, l.o.grace, l.o.now)
-	dropped, err := l.endpoints.restore(names)
+	tags, dropped, err := l.endpoints.restore(names)
 	if err != nil {
 		return fmt.Errorf("read map endpoints: %w", err)
 	}
 	for _, d := range dropped {
 		l.o.Logger.Warn("pinned endpoint was removed", "error", d)
 	}
+	return l.restoreIsolation(tags)
+}
+
+// restoreIsolation reads back identities and policies.
+func (l *Loader) restoreIsolation(tags map[netip.Addr]tag) error {
+	l.policy.endpoints = l.endpoints
+	l.isolation = newIsolation(l.policy, l.o.compiler(l.o.Node), l.o.Node, l.o.Sizes, l.o.grace, l.o.now)
+	d := isolationDump{
+		numbers: map[numberKey]numberEntry{}, policy: map[policyKey]policyEntry{},
+		prefixes: map[prefixKey]prefixEntry{}, tags: tags, names: l.endpoints.owner,
+		memory: &l.policy.isolationMemory,
+	}
+	err := errors.Join(
+		readInto(d.numbers, l.maps.get(sockMapNumbers)),
+		readInto(d.policy, l.maps.get(sockMapPolicy)),
+		readInto(d.prefixes, l.maps.get(sockMapPrefixes)),
+	)
+	if err != nil {
+		return err
+	}
+	for _, wrong := range l.isolation.restore(d) {
+		l.o.Logger.Warn("pinned isolation is unsound and stays closed until it is written anew", "error", wrong)
+	}
+	l.endpoints.tagOf = l.isolation.tagOf
+	l.isolate(func() error { return l.isolation.run() })
+	l.configure()
 	return nil
+}
+
+// readInto reads a whole hash.
+func readInto[K comparable, V any](into map[K]V, m *ebpf.Map) error {
+	err := eachOf(m, func(k K, v V) error {
+		into[k] = v
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", m, err)
+	}
+	return nil
+}
+
+// configure writes what programs read at run time.
+func (l *Loader) configure() {
+	s := (*settings)(l.settings.at(0, 0))
+	audit := uint8(0)
+	if l.o.PolicyAudit {
+		audit = 1
+	}
+	if s.Audit != audit {
+		// Flows that pass, or do not, for this reason alone are decided anew.
+		l.isolation.raiseAll = true
+	}
+	s.Sample, s.EventRate, s.Audit = l.o.EventSample, l.o.EventRate, audit
 }
 
 // attachAll makes cgroup and interfaces run the new programs.

@@ -208,7 +208,7 @@ func (s *Server) reserved(ctx context.Context, name string, r cni.CommitRequest,
 // connect makes an interface carry packets: the programs first, so that none passes without them,
 // then the device and its routes. It may be repeated.
 func (s *Server) connect(a ipam.Attachment, index int) error {
-	i, err := dataplaneInterface(a, index)
+	i, err := s.dataplaneInterface(a, index)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (s *Server) checkKernel(a ipam.Attachment) (problems []string, err error) {
 		if problems, err = checkHost(h, a, link); err != nil {
 			return err
 		}
-		i, err := dataplaneInterface(a, link.Attrs().Index)
+		i, err := s.dataplaneInterface(a, link.Attrs().Index)
 		if err != nil {
 			return err
 		}

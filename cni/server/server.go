@@ -272,12 +272,14 @@ func (s *Server) endpoint(a ipam.Attachment) registry.Endpoint {
 }
 
 // dataplaneInterface returns what the dataplane is told of an attachment.
-func dataplaneInterface(a ipam.Attachment, index int) (Interface, error) {
+func (s *Server) dataplaneInterface(a ipam.Attachment, index int) (Interface, error) {
 	mac, err := net.ParseMAC(a.MAC)
 	if err != nil {
 		return Interface{}, fmt.Errorf("record of %s: %w", a.HostInterface, err)
 	}
-	return Interface{Name: a.HostInterface, Index: index, MAC: mac, Addrs: a.Addresses}, nil
+	return Interface{
+		Name: a.HostInterface, Index: index, MAC: mac, Addrs: a.Addresses, Endpoint: s.endpoint(a),
+	}, nil
 }
 
 // expired tells whether a reservation has waited so long for its commit that the plugin must have

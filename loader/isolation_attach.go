@@ -1,0 +1,189 @@
+package loader
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/policy"
+)
+
+// attach makes ready what a canonical interface's container may send and receive, before it is wired.
+// What could not be written is closed; it is tried again.
+func (s *isolation) attach(i Interface) {
+	e := i.toRegistry(s.node)
+	var deltas []policy.Delta
+	if old, known := s.holds[i.Name]; known && old != e.EndpointID {
+		deltas = append(deltas, s.engine.Detach(old))
+	}
+	s.holds[i.Name] = e.EndpointID
+	for _, a := range i.Addrs {
+		delete(s.strangers, a)
+		w := s.wired[a]
+		if w == nil {
+			w = &wiredAddr{name: i.Name}
+			s.wired[a] = w
+		}
+		w.endpoint = e
+		s.dirtyAddrs[a] = s.dirtyAddrs[a]
+	}
+	// Both at once: in between it would be no one.
+	s.merge(append(deltas, s.engine.Attach(e))...)
+	_ = s.run() // Complete tells what is closed
+}
+
+// attached notes that a canonical interface's entries are in the maps.
+func (s *isolation) attached(i Interface) {
+	for a, w := range s.wired {
+		if w.name == i.Name && !slices.Contains(i.Addrs, a) {
+			s.unwire(a)
+		}
+	}
+	again := false
+	for _, a := range i.Addrs {
+		t, id, net, err := s.tagFor(a)
+		s.setTag(a, t, id, net)
+		delete(s.dirtyAddrs, a)
+		if err != nil {
+			s.dirtyAddrs[a] = err
+		}
+		if key := toPrefixKey(hostPrefix(a)); s.prefixes[key] != s.blocks[key] {
+			s.touchPrefix(key)
+			again = true
+		}
+	}
+	if again {
+		_ = s.run()
+	}
+}
+
+// detach forgets an interface that is no longer wired.
+func (s *isolation) detach(i Interface) {
+	for _, a := range i.Addrs {
+		if w := s.wired[a]; w != nil && w.name == i.Name {
+			s.unwire(a)
+		}
+	}
+	id, known := s.holds[i.Name]
+	if !known {
+		return
+	}
+	delete(s.holds, i.Name)
+	_ = s.run(s.engine.Detach(id))
+}
+
+// unwire forgets an address that is in map endpoints no more.
+func (s *isolation) unwire(a netip.Addr) {
+	net := s.wired[a].net
+	s.clearTag(a)
+	s.dropNetwork(net)
+	delete(s.wired, a)
+	delete(s.dirtyAddrs, a)
+	delete(s.strangers, a)
+	s.touchPrefix(toPrefixKey(hostPrefix(a)))
+}
+
+// tagOf returns what map endpoints says, or is to say, of an address.
+func (s *isolation) tagOf(a netip.Addr) tag {
+	w := s.wired[a]
+	if w == nil {
+		return tag{identity: identityClosed}
+	}
+	if w.inMaps {
+		return w.held
+	}
+	t, _, _, _ := s.tagFor(a)
+	return t
+}
+
+// leaving says whether identities wait for their removal.
+func (l *Loader) leaving() bool {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	return slices.ContainsFunc(l.isolation.leaving, func(i *identity) bool { return !i.used() })
+}
+
+// Isolated returns nil when every policy is in the maps, else which containers are closed and why.
+func (l *Loader) Isolated() error {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	return l.isolation.incomplete()
+}
+
+// IdentityName returns the identity that the maps call by a number.
+func (l *Loader) IdentityName(number uint32) (policy.Identity, bool) {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	i := l.isolation.byNumber(number)
+	if i == nil || i.info.ID == policy.None {
+		return policy.Identity{}, false
+	}
+	return i.info, true
+}
+
+// PolicyName returns the policy that the maps call by a number.
+func (l *Loader) PolicyName(number uint32) (registry.PolicyID, bool) {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	id, known := l.isolation.rulesets.names[number]
+	return id, known
+}
+
+// EndpointOf returns the container that the maps call by an endpoint id.
+func (l *Loader) EndpointOf(id uint32) (registry.Endpoint, bool) {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	w := l.endpoints.byID[id]
+	if w == nil {
+		return registry.Endpoint{}, false
+	}
+	return l.isolation.wired[w.Addrs[0]].endpoint, true
+}
+
+// ServiceName returns the service, and the name of its port, that the maps call by a service id.
+func (l *Loader) ServiceName(id uint32) (name registry.Name, port string, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, known := l.syncer.byID[id]
+	r := l.syncer.desired[f]
+	return r.Service, r.PortName, known
+}
+
+// Explain returns the policies behind the verdict that a subject's identity gives of a peer's, those that
+// decide first. The identities are numbers in the maps.
+func (l *Loader) Explain(subject uint32, d registry.Direction, peer uint32, proto uint8, port uint16) []policy.Reason {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	s, p := l.isolation.byNumber(subject), l.isolation.byNumber(peer)
+	if s == nil || p == nil || s.id == policy.None || p.id == policy.None {
+		return nil
+	}
+	return l.isolation.engine.Explain(s.id, d, p.id, proto, port)
+}
+
+// SetWatched makes the programs report the verdict on each new flow of a container, by its endpoint id,
+// or no longer.
+func (l *Loader) SetWatched(id uint32, on bool) error {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	if l.closed {
+		return errClosed
+	}
+	return l.endpoints.watch(id, on)
+}
+
+// byNumber returns the identity that the maps call by a number.
+func (s *isolation) byNumber(number uint32) *identity {
+	switch number {
+	case identityWorld:
+		return s.world
+	case identityNode:
+		return s.self
+	case identityClosed:
+		return s.closed
+	}
+	if n := s.identities.byNumber[number]; n != nil {
+		return s.byDigest[n.digest]
+	}
+	return nil
+}
