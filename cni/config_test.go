@@ -69,6 +69,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"args": {"cni": {"labels": {"app": "web"}}}`, "", invalid, "args.cni.labels: a JSON object where an array belongs"},
 		{`"args": {"cni": {"labels": [{"key": "app", "val": "web"}]}}`, "", invalid, `args.cni.labels: unknown field "val"`},
 		{`"args": {"cni": {"labels": [{"key": "a b", "value": ""}]}}`, "", invalid, `args.cni.labels[0]: label key "a b"`},
+		{`"args": {"cni": {"labels": [{"key": "sluice.net/network", "value": "x"}]}}`, "", invalid, `args.cni.labels[0]: label "sluice.net/network": every container has it`},
 		{`"args": {"cni": {"labels": [{"key": "a", "value": ""},{"key": "a", "value": "x"}]}}`, "", invalid, `args.cni.labels[1]: label "a" appears twice`},
 		{`"args": {"cni": {"ports": [{"name": "http", "port": 70000}]}}`, "", invalid, "args.cni.ports"},
 		{`"args": {"cni": {"ports": [{"name": "http", "port": 0}]}}`, "", invalid, "args.cni.ports[0]"},

@@ -17,8 +17,11 @@ const (
 
 // ValidateLabel checks a label against Kubernetes' rules: the key is a name, optionally behind a DNS
 // prefix and '/'; names and values have at most 63 characters of [A-Za-z0-9_.-] and begin and end
-// with a letter or digit; a value may be empty.
+// with a letter or digit; a value may be empty. The label that tells the network is not anyone's to give.
 func ValidateLabel(key, value string) error {
+	if key == registry.NetworkLabel {
+		return fmt.Errorf("label %q: every container has it: its value is the network's name and cannot be given", key)
+	}
 	name := key
 	if prefix, rest, ok := strings.Cut(key, "/"); ok {
 		name = rest

@@ -49,6 +49,18 @@ func change(k, v []byte) (c registry.Change, ok bool, err error) {
 	return c, err == nil, err
 }
 
+// unreadable returns what becomes of an object whose value cannot be read: it is deleted. Of a NetworkPolicy
+// its name still says that a namespace is to be isolated, and all of it is: what a policy may have kept
+// out must not come in because the policy was written by a newer agent, or badly.
+func unreadable(k []byte) (registry.Change, bool, error) {
+	c, ok, err := change(k, nil)
+	if ok && c.Policy != nil && c.Policy.Tier == registry.TierNamespaced {
+		c.Deleted = false
+		c.Policy.Isolates = []registry.Direction{registry.Ingress, registry.Egress}
+	}
+	return c, ok, err
+}
+
 // object decodes a value, or makes of a deleted one's key an object with no more than its name.
 func object[T any](k, v []byte, prefix string, decode func(k, v []byte) (T, error), identify func(*T, []string) bool) (*T, error) {
 	if v != nil {

@@ -17,7 +17,7 @@ const (
 )
 
 // Watch implements registry.Source. A value that cannot be read counts as absent: it is logged and
-// its last good version, if any, is deleted.
+// its last good version, if any, is deleted. A NetworkPolicy that cannot be read isolates its namespace.
 func (s *Store) Watch(ctx context.Context) <-chan registry.Batch {
 	out := make(chan registry.Batch)
 	go func() {
@@ -118,7 +118,7 @@ func (s *Store) batches(events []*clientv3.Event) []registry.Batch {
 	return list
 }
 
-// change logs what it cannot read; such a value deletes the object that the key names.
+// change logs what it cannot read, and makes of it what unreadable says.
 func (s *Store) change(kv *mvccpb.KeyValue, deleted bool) (registry.Change, bool) {
 	v := kv.Value
 	if deleted {
@@ -131,9 +131,11 @@ func (s *Store) change(kv *mvccpb.KeyValue, deleted bool) (registry.Change, bool
 		return c, ok
 	}
 	s.damaged.Add(1)
-	s.log.Warn("registry value is not valid and is ignored", "key", string(kv.Key), "revision", kv.ModRevision, "err", err)
-	if c, ok, err = change(kv.Key, nil); err != nil {
-		return c, false
+	said := "registry value is not valid and is ignored"
+	var stray error
+	if c, ok, stray = unreadable(kv.Key); ok && !c.Deleted {
+		said = "registry value is not valid: its namespace is isolated until it is written again or deleted"
 	}
-	return c, ok
+	s.log.Warn(said, "key", string(kv.Key), "revision", kv.ModRevision, "err", err)
+	return c, ok && stray == nil
 }

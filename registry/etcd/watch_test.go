@@ -102,7 +102,7 @@ func TestWatchAgainstStore(t *testing.T) {
 	for i := range 400 {
 		var rev int64
 		var err error
-		switch e := endpoint(r.IntN(20)); r.IntN(5) {
+		switch e := endpoint(r.IntN(20)); r.IntN(9) {
 		case 0:
 			_, rev = put(t, s, web(fmt.Sprint("s", r.IntN(10))))
 		case 1:
@@ -115,6 +115,14 @@ func TestWatchAgainstStore(t *testing.T) {
 			if rev, err = s.LabelEndpoint(t.Context(), e.EndpointID, map[string]string{"n": fmt.Sprint(i)}, nil); contains(err, "not found") {
 				err = nil
 			}
+		case 5:
+			rev, err = s.PutPolicy(t.Context(), policy(registry.Tier(r.IntN(3)), r.IntN(5)))
+		case 6:
+			rev, _ = s.DeletePolicy(t.Context(), policy(registry.Tier(r.IntN(3)), r.IntN(5)).PolicyID)
+		case 7:
+			rev, err = s.PutNamespace(t.Context(), registry.Namespace{Name: fmt.Sprint("n", r.IntN(4)), Labels: map[string]string{"i": fmt.Sprint(i)}})
+		case 8:
+			rev, _ = s.DeleteNamespace(t.Context(), fmt.Sprint("n", r.IntN(4)))
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -139,7 +147,8 @@ func TestWatchAgainstStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	fresh.Apply(now)
-	if !reflect.DeepEqual(c.Services(), fresh.Services()) || !reflect.DeepEqual(c.Endpoints(), fresh.Endpoints()) {
+	if !reflect.DeepEqual(c.Services(), fresh.Services()) || !reflect.DeepEqual(c.Endpoints(), fresh.Endpoints()) ||
+		!reflect.DeepEqual(c.Policies(), fresh.Policies()) || !reflect.DeepEqual(c.Namespaces(), fresh.Namespaces()) {
 		t.Error("the catalog that followed differs from one that read everything")
 	}
 	stored, err := s.Endpoints(t.Context(), "n1")
@@ -185,23 +194,33 @@ func TestForeignValues(t *testing.T) {
 	c := registry.NewCatalog()
 	c.Apply(receive(t, batches))
 	bad := map[string]string{
-		servicePrefix + "default/good":  `{"name":`,
-		servicePrefix + "default/other": `{"namespace":"default","name":"another"}`,
-		servicePrefix + "default/port":  `{"namespace":"default","name":"port","ports":[{"protocol":"TCP","port":0}]}`,
-		servicePrefix + "default/proto": `{"namespace":"default","name":"proto","ports":[{"protocol":"ICMP","port":1}]}`,
-		servicePrefix + "default/vip":   `{"namespace":"default","name":"vip","vips":["not an address"]}`,
-		servicePrefix + "default/zone":  `{"namespace":"default","name":"zone","vips":["fe80::1%eth0"]}`,
-		servicePrefix + "default/a/b/c": `{}`,
-		servicePrefix + "one":           `{}`,
-		endpointPrefix + "n1/c/eth0/x":  `7`,
-		endpointPrefix + "n1/c/eth0":    `{"node":"n1","containerID":"c","interface":"eth0","addresses":[""]}`,
-		nodePrefix + "n1":               `[]`,
-		nodePrefix + "n2":               ``,
-		vipPrefix + "10.96.0.1":         `garbage`,
-		vipPrefix + "nonsense":          `garbage`,
-		prefix + "unknown/kind":         `x`,
-		prefix + "services":             `x`,
-		endpointPrefix + "n1/\xff/\x00": "\xff",
+		servicePrefix + "default/good":              `{"name":`,
+		servicePrefix + "default/other":             `{"namespace":"default","name":"another"}`,
+		servicePrefix + "default/port":              `{"namespace":"default","name":"port","ports":[{"protocol":"TCP","port":0}]}`,
+		servicePrefix + "default/proto":             `{"namespace":"default","name":"proto","ports":[{"protocol":"ICMP","port":1}]}`,
+		servicePrefix + "default/vip":               `{"namespace":"default","name":"vip","vips":["not an address"]}`,
+		servicePrefix + "default/zone":              `{"namespace":"default","name":"zone","vips":["fe80::1%eth0"]}`,
+		servicePrefix + "default/a/b/c":             `{}`,
+		servicePrefix + "one":                       `{}`,
+		endpointPrefix + "n1/c/eth0/x":              `7`,
+		endpointPrefix + "n1/c/eth0":                `{"node":"n1","containerID":"c","interface":"eth0","addresses":[""]}`,
+		nodePrefix + "n1":                           `[]`,
+		nodePrefix + "n2":                           ``,
+		namespacePrefix + "a":                       `{"name":"b"}`,
+		namespacePrefix + "a/b":                     `{"name":"a/b"}`,
+		namespacePrefix + "c":                       `{"name":"c","labels":[]}`,
+		policyPrefix + "Policy/x/a":                 `{"kind":"NetworkPolicy","namespace":"x","name":"a","isolates":["ingress"]}`,
+		policyPrefix + "NetworkPolicy/a":            `{"kind":"NetworkPolicy","name":"a","isolates":["ingress"]}`,
+		policyPrefix + "AdminNetworkPolicy/x/a":     `{"kind":"AdminNetworkPolicy","namespace":"x","name":"a"}`,
+		policyPrefix + "AdminNetworkPolicy/ns":      `{"kind":"AdminNetworkPolicy","namespace":"x","name":"ns"}`,
+		policyPrefix + "AdminNetworkPolicy/late":    `{"kind":"AdminNetworkPolicy","name":"late","priority":2000}`,
+		policyPrefix + "AdminNetworkPolicy/empty":   `{"kind":"AdminNetworkPolicy","name":"empty","ingress":[{"action":"Deny","peers":[{}]}]}`,
+		policyPrefix + "BaselineAdminNetworkPolicy": `{}`,
+		vipPrefix + "10.96.0.1":                     `garbage`,
+		vipPrefix + "nonsense":                      `garbage`,
+		prefix + "unknown/kind":                     `x`,
+		prefix + "services":                         `x`,
+		endpointPrefix + "n1/\xff/\x00":             "\xff",
 	}
 	var rev int64
 	for _, k := range slices.Sorted(maps.Keys(bad)) {
@@ -214,8 +233,8 @@ func TestForeignValues(t *testing.T) {
 	for c.Revision() < rev {
 		c.Apply(receive(t, batches))
 	}
-	if n := len(c.Services()) + len(c.Endpoints()) + len(c.Nodes()); n != 0 {
-		t.Errorf("the catalog has %v, %v, %v", c.Services(), c.Endpoints(), c.Nodes())
+	if n := len(c.Services()) + len(c.Endpoints()) + len(c.Nodes()) + len(c.Policies()) + len(c.Namespaces()); n != 0 {
+		t.Errorf("the catalog has %v, %v, %v, %v, %v", c.Services(), c.Endpoints(), c.Nodes(), c.Policies(), c.Namespaces())
 	}
 	if s.damaged.Load() == 0 {
 		t.Error("no value was counted as damaged")
@@ -236,10 +255,23 @@ func FuzzChange(f *testing.F) {
 	f.Add([]byte(servicePrefix+"default/web"), []byte(`{"namespace":"default","name":"web","vips":["10.96.0.1"],"ports":[{"protocol":"TCP","port":80,"targetPort":8080}]}`))
 	f.Add([]byte(endpointPrefix+"n1/c/eth0"), []byte(`{"node":"n1","containerID":"c","interface":"eth0","labels":{"a":"b"},"overrides":{"a":null}}`))
 	f.Add([]byte(nodePrefix+"n1"), []byte(`{"name":"n1","addresses":["192.0.2.1"]}`))
+	f.Add([]byte(namespacePrefix+"x"), []byte(`{"name":"x","labels":{"a":"b"}}`))
+	f.Add([]byte(policyPrefix+"NetworkPolicy/x/a"), []byte(`{"kind":"NetworkPolicy","namespace":"x","name":"a","subject":{"pods":{}},"isolates":["ingress"],`+
+		`"ingress":[{"action":"Allow","peers":[{"block":{"cidr":"10.0.0.0/8","except":["10.1.0.0/16"]}}],"ports":[{"protocol":"TCP","port":0,"endPort":65535}]}]}`))
+	f.Add([]byte(policyPrefix+"AdminNetworkPolicy/a"), []byte(`{"kind":"AdminNetworkPolicy","name":"a","priority":5,"subject":{"namespaces":{},"pods":{}},`+
+		`"egress":[{"action":"Pass","peers":[{"pods":{"sameLabels":["a"],"pods":{}}}],"ports":[{"name":"http","port":0,"endPort":0}]}]}`))
 	f.Fuzz(func(t *testing.T, k, v []byte) {
 		c, ok, err := change(k, v)
+		if err != nil {
+			c, ok, err = unreadable(k)
+		}
 		if err != nil || !ok {
 			return
+		}
+		if c.Policy != nil && !c.Deleted {
+			if err := c.Policy.Validate(); err != nil {
+				t.Errorf("policy %+v is passed on: %v", c.Policy, err)
+			}
 		}
 		// What is taken once can be told apart by its key, and can be applied.
 		registry.NewCatalog().Apply(registry.Batch{Revision: 1, Snapshot: true, Changes: []registry.Change{c}})

@@ -192,6 +192,10 @@ func breaks(in []byte) (n int) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte(networkPolicy("{podSelector: {matchLabels: {a: b}}, ingress: [{from: [{podSelector: {}, namespaceSelector: {}}], ports: [{port: 1, endPort: 2}, {port: http}]}], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]}")))
+	f.Add(fmt.Appendf(nil, adminTwin, AdminNetworkPolicy, true, "priority: 1", "Pass"))
+	f.Add(fmt.Appendf(nil, adminTwin, BaselineAdminNetworkPolicy, false, "", "Allow"))
+	f.Add([]byte("{apiVersion: v1, kind: Namespace, metadata: {name: x, labels: {kubernetes.io/metadata.name: x, a: b}}}"))
 	files, _ := filepath.Glob("testdata/*.yaml")
 	for _, name := range files {
 		b, err := os.ReadFile(name)

@@ -133,7 +133,7 @@ func (v *validator) ipBlock(at string, b *networkingv1.IPBlock) registry.IPBlock
 		field := fmt.Sprintf("%s.except[%d]", at, i)
 		e := v.prefix(field, text)
 		if e.IsValid() && out.CIDR.IsValid() && (e.Bits() <= out.CIDR.Bits() || !out.CIDR.Contains(e.Addr())) {
-			v.fault(field, "%s is not a part of cidr %s", e, out.CIDR)
+			v.fault(field, "%s is not a smaller part of cidr %s", e, out.CIDR)
 		}
 		if !slices.Contains(out.Except, e) {
 			out.Except = append(out.Except, e)
@@ -188,6 +188,10 @@ func (v *validator) policyPort(at string, p *networkingv1.NetworkPolicyPort) reg
 
 // portNumber returns 0 for a number that is not a port's.
 func (v *validator) portNumber(at string, n int32) uint16 {
+	if n == 0 && !v.given(at) {
+		v.fault(at, "required: a number from 1 to 65535")
+		return 0
+	}
 	if n < 1 || n > math.MaxUint16 {
 		v.fault(at, "%d: want a number from 1 to 65535", n)
 		return 0

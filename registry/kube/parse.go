@@ -177,12 +177,9 @@ func (r *raw) object() (Object, Errors) {
 // decode makes the object of the checked document.
 func (r *raw) decode(into any) error {
 	var x expander
-	v, err := x.value(r.node, 0)
+	v, err := x.value(without(target(r.node), "status"), 0) // of no interest, and not every kind has one
 	if err != nil {
 		return err
-	}
-	if m, ok := v.(map[string]any); ok {
-		delete(m, "status") // of no interest, and not every kind has one
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -193,6 +190,18 @@ func (r *raw) decode(into any) error {
 		err = strict[0]
 	}
 	return err
+}
+
+// without returns a mapping that lacks a key.
+func without(n *yaml.Node, key string) *yaml.Node {
+	rest := *n
+	rest.Content = nil
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if target(n.Content[i]).Value != key {
+			rest.Content = append(rest.Content, n.Content[i], n.Content[i+1])
+		}
+	}
+	return &rest
 }
 
 func (r *raw) name() (ID, Errors) {

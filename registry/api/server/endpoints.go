@@ -77,11 +77,18 @@ func checkLabels(req api.LabelRequest) error {
 	if n := len(req.Set) + len(req.Remove); n == 0 || n > maxLabels {
 		bad("", []string{fmt.Sprintf("%d labels to change: want 1 to %d", n, maxLabels)})
 	}
+	reserved := func(k string) {
+		if k == registry.NetworkLabel {
+			bad(k, []string{"every container has this label: its value is the name of the container's network and cannot be changed"})
+		}
+	}
 	for _, k := range slices.Sorted(maps.Keys(req.Set)) {
+		reserved(k)
 		bad(k, validation.IsQualifiedName(k))
 		bad(k, validation.IsValidLabelValue(req.Set[k]))
 	}
 	for _, k := range req.Remove {
+		reserved(k)
 		bad(k, validation.IsQualifiedName(k))
 		if _, both := req.Set[k]; both {
 			bad(k, []string{"set and removed at once"})

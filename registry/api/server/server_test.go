@@ -342,6 +342,8 @@ func TestLabel(t *testing.T) {
 		{api.LabelRequest{Container: "web"}, 422, "0 labels"},
 		{api.LabelRequest{Container: "web", Set: map[string]string{"a b": "c d"}}, 422, "a b: "},
 		{api.LabelRequest{Container: "web", Set: set, Remove: []string{"tier"}}, 422, "set and removed at once"},
+		{api.LabelRequest{Container: "web", Set: map[string]string{registry.NetworkLabel: "x"}}, 422, registry.NetworkLabel + ": every container has this label"},
+		{api.LabelRequest{Container: "web", Remove: []string{registry.NetworkLabel}}, 422, registry.NetworkLabel + ": every container has this label"},
 	} {
 		r, err := f.client.Label(t.Context(), c.req)
 		if c.status == 0 {

@@ -1,0 +1,241 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+// policy is a policy with something in every field that its kind has.
+func policy(tier registry.Tier, n int) registry.Policy {
+	p := registry.Policy{PolicyID: registry.PolicyID{Tier: tier, Name: registry.Name{Name: fmt.Sprint("p", n)}}, Audit: n%2 == 1}
+	selector := registry.Selector{
+		MatchLabels: map[string]string{"app": fmt.Sprint(n)},
+		Expressions: []registry.Requirement{{Key: "a", Operator: registry.NotIn, Values: []string{"b", ""}}, {Key: "c", Operator: registry.Exists}},
+	}
+	p.Subject.Pods = selector
+	rule := registry.Rule{Action: registry.Allow, Peers: []registry.Peer{{Pods: &registry.PodSelector{Namespaces: &selector}}}}
+	rule.Ports = []registry.PolicyPort{{Protocol: registry.SCTP, Port: 5, EndPort: 6}, {Protocol: registry.UDP, Name: "dns"}}
+	if tier == registry.TierNamespaced {
+		p.Namespace = "shop"
+		p.Isolates = []registry.Direction{registry.Ingress, registry.Egress}
+		rule.Peers = append(rule.Peers, registry.Peer{Block: &registry.IPBlock{
+			CIDR: netip.MustParsePrefix("fd00::/16"), Except: []netip.Prefix{netip.MustParsePrefix("fd00:1::/32")},
+		}})
+	} else {
+		p.Subject.Namespaces = &registry.Selector{}
+		rule.Name, rule.Action = "no", registry.Deny
+		rule.Peers[0].Pods = &registry.PodSelector{SameLabels: []string{"tenant"}}
+		rule.Ports[1].Protocol = 0
+	}
+	if tier == registry.TierAdmin {
+		p.Priority = 10
+	}
+	p.Ingress, p.Egress = []registry.Rule{rule}, []registry.Rule{rule}
+	return p
+}
+
+func TestPolicies(t *testing.T) {
+	s := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	batches := s.Watch(ctx)
+	receive(t, batches)
+	for _, tier := range []registry.Tier{registry.TierNamespaced, registry.TierAdmin, registry.TierBaseline} {
+		p := policy(tier, 1)
+		if _, exists, err := s.CheckPolicy(t.Context(), p); err != nil || exists {
+			t.Errorf("%s is there before it is put: %t, %v", p.PolicyID, exists, err)
+		}
+		rev, err := s.PutPolicy(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b := receive(t, batches); b.Revision != rev || len(b.Changes) != 1 || !reflect.DeepEqual(*b.Changes[0].Policy, p) {
+			t.Errorf("batch %+v, want %+v at %d", b, p, rev)
+		}
+		if again, err := s.PutPolicy(t.Context(), p); err != nil || again != rev {
+			t.Errorf("the same policy again: revision %d, %v; want %d", again, err, rev)
+		}
+		if old, exists, err := s.CheckPolicy(t.Context(), p); err != nil || !exists || !reflect.DeepEqual(old, p) {
+			t.Errorf("stored is %+v, %t, %v; want %+v", old, exists, err, p)
+		}
+		p.Audit = false
+		if next, err := s.PutPolicy(t.Context(), p); err != nil || next <= rev {
+			t.Errorf("a changed policy: revision %d, %v", next, err)
+		}
+		if b := receive(t, batches); len(b.Changes) != 1 || !reflect.DeepEqual(*b.Changes[0].Policy, p) {
+			t.Errorf("batch %+v, want %+v", b, p)
+		}
+		if rev, err = s.DeletePolicy(t.Context(), p.PolicyID); err != nil {
+			t.Fatal(err)
+		}
+		if b := receive(t, batches); b.Revision != rev || len(b.Changes) != 1 || !b.Changes[0].Deleted || b.Changes[0].Policy.PolicyID != p.PolicyID {
+			t.Errorf("batch %+v, want %s deleted at %d", b, p.PolicyID, rev)
+		}
+		if _, err := s.DeletePolicy(t.Context(), p.PolicyID); !errors.Is(err, registry.ErrNotFound) || !contains(err, "delete "+p.PolicyID.String()) {
+			t.Errorf("deleting twice: %v", err)
+		}
+	}
+}
+
+func TestNamespaces(t *testing.T) {
+	s := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	batches := s.Watch(ctx)
+	receive(t, batches)
+	n := registry.Namespace{Name: "shop", Labels: map[string]string{"tier": "front"}}
+	rev, err := s.PutNamespace(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := receive(t, batches); b.Revision != rev || len(b.Changes) != 1 || !reflect.DeepEqual(*b.Changes[0].Namespace, n) {
+		t.Errorf("batch %+v, want %+v at %d", b, n, rev)
+	}
+	if again, err := s.PutNamespace(t.Context(), n); err != nil || again != rev {
+		t.Errorf("the same namespace again: revision %d, %v; want %d", again, err, rev)
+	}
+	if old, exists, err := s.CheckNamespace(t.Context(), n); err != nil || !exists || !reflect.DeepEqual(old, n) {
+		t.Errorf("stored is %+v, %t, %v; want %+v", old, exists, err, n)
+	}
+	if _, exists, err := s.CheckNamespace(t.Context(), registry.Namespace{Name: "other"}); err != nil || exists {
+		t.Errorf("another namespace: %t, %v", exists, err)
+	}
+	if rev, err = s.DeleteNamespace(t.Context(), n.Name); err != nil {
+		t.Fatal(err)
+	}
+	if b := receive(t, batches); b.Revision != rev || !b.Changes[0].Deleted || b.Changes[0].Namespace.Name != n.Name {
+		t.Errorf("batch %+v, want the namespace deleted at %d", b, rev)
+	}
+	if _, err := s.DeleteNamespace(t.Context(), n.Name); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("deleting twice: %v", err)
+	}
+}
+
+// TestPoliciesRefused: what is not good is refused by Check and Put alike, and nothing is written.
+func TestPoliciesRefused(t *testing.T) {
+	s := open(t)
+	for name, edit := range map[string]func(*registry.Policy){
+		"'/' and control characters": func(p *registry.Policy) { p.Name.Name = "a/b" },
+		"empty name":                 func(p *registry.Policy) { p.Namespace = "" },
+		"longer than 253":            func(p *registry.Policy) { p.Name.Name = strings.Repeat("x", 254) },
+		"no protocol":                func(p *registry.Policy) { p.Ingress[0].Ports[0].Protocol = 0 },
+		"more than the":              func(p *registry.Policy) { p.Subject.Pods.MatchLabels["x"] = strings.Repeat("x", maxValue) },
+		"rules for egress":           func(p *registry.Policy) { p.Isolates = p.Isolates[:1] },
+	} {
+		p := policy(registry.TierNamespaced, 1)
+		edit(&p)
+		if _, _, err := s.CheckPolicy(t.Context(), p); !errors.Is(err, registry.ErrInvalid) || !contains(err, name) {
+			t.Errorf("check: error %v, want %q", err, name)
+		}
+		if _, err := s.PutPolicy(t.Context(), p); !errors.Is(err, registry.ErrInvalid) || !contains(err, name) {
+			t.Errorf("put: error %v, want %q", err, name)
+		}
+	}
+	for _, n := range []registry.Namespace{{Name: ""}, {Name: "a/b"}, {Name: "a", Labels: map[string]string{"x": strings.Repeat("x", maxValue)}}} {
+		if _, _, err := s.CheckNamespace(t.Context(), n); !errors.Is(err, registry.ErrInvalid) {
+			t.Errorf("check of namespace %.9q: %v", n.Name, err)
+		}
+		if _, err := s.PutNamespace(t.Context(), n); !errors.Is(err, registry.ErrInvalid) {
+			t.Errorf("put of namespace %.9q: %v", n.Name, err)
+		}
+	}
+	if _, err := s.DeletePolicy(t.Context(), registry.PolicyID{}); !errors.Is(err, registry.ErrInvalid) {
+		t.Errorf("delete of nothing: %v", err)
+	}
+	if b, err := s.snapshot(t.Context()); err != nil || len(b.Changes) > 0 {
+		t.Errorf("written: %+v, %v", b.Changes, err)
+	}
+}
+
+// TestUnreadablePolicy: of a NetworkPolicy that cannot be read, the isolation is left, also after a
+// restart, until someone writes or deletes it.
+func TestUnreadablePolicy(t *testing.T) {
+	s := open(t)
+	p := policy(registry.TierNamespaced, 1)
+	k, err := policyKey(p.PolicyID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	batches := s.Watch(ctx)
+	c := registry.NewCatalog()
+	c.Apply(receive(t, batches))
+	closed := registry.Policy{PolicyID: p.PolicyID, Isolates: p.Isolates}
+	for _, value := range []string{"", "garbage", `{"kind":"NetworkPolicy","namespace":"shop","name":"p1","isolates":["sideways"]}`} {
+		if _, err := s.PutPolicy(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		c.Apply(receive(t, batches))
+		if _, err := s.client.Put(t.Context(), k, value); err != nil {
+			t.Fatal(err)
+		}
+		c.Apply(receive(t, batches))
+		fresh := registry.NewCatalog()
+		b, err := s.snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh.Apply(b)
+		for name, c := range map[string]*registry.Catalog{"following": c, "reading anew": fresh} {
+			if got, _ := c.Policy(p.PolicyID); !reflect.DeepEqual(got, closed) {
+				t.Errorf("%s, %q is %+v, want %+v", name, value, got, closed)
+			}
+		}
+	}
+	if _, exists, err := s.CheckPolicy(t.Context(), p); err != nil || exists {
+		t.Errorf("an unreadable policy counts as one that is there: %t, %v", exists, err)
+	}
+	if _, err := s.DeletePolicy(t.Context(), p.PolicyID); err != nil {
+		t.Fatal(err)
+	}
+	c.Apply(receive(t, batches))
+	if _, still := c.Policy(p.PolicyID); still {
+		t.Error("the policy was deleted and is still there")
+	}
+}
+
+// TestPoliciesDurable closes and opens: all is as it was.
+func TestPoliciesDurable(t *testing.T) {
+	o := Options{Dir: filepath.Join(t.TempDir(), "etcd"), Run: runDir(t)}
+	s, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []registry.Policy{policy(registry.TierAdmin, 2), policy(registry.TierNamespaced, 1), policy(registry.TierBaseline, 3)}
+	for _, p := range want {
+		if _, err := s.PutPolicy(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.PutNamespace(t.Context(), registry.Namespace{Name: "zoo", Labels: map[string]string{"a": "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b, err := s.snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := registry.NewCatalog()
+	c.Apply(b)
+	if got := c.Policies(); !reflect.DeepEqual(got, want) {
+		t.Errorf("policies %+v, want %+v", got, want)
+	}
+	if got := c.Namespaces(); len(got) != 2 || got[1].Labels["a"] != "b" {
+		t.Errorf("namespaces %+v", got)
+	}
+}
