@@ -115,3 +115,24 @@ func TestPoliciesRefused(t *testing.T) {
 		t.Errorf("something was written: revision %d", a.catalog.Revision())
 	}
 }
+
+func TestPolicyCompletion(t *testing.T) {
+	a := guard(t)
+	for line, want := range map[string]string{
+		"get policies ":                "default web",
+		"get policies -n shop w":       "web",
+		"get netpol -n shop ":          "web",
+		"get netpol ":                  "",
+		"get banp ":                    "default",
+		"get namespaces ":              "default shop",
+		"delete ":                      "adminnetworkpolicy baselineadminnetworkpolicy namespace networkpolicy service",
+		"delete adminnetworkpolicy ":   "web",
+		"delete networkpolicy ":        "",
+		"delete ns s":                  "shop",
+		"get policies -n s":            "shop",
+		"delete networkpolicy web x ":  "",
+		"get baselineadminnetworkpoli": "baselineadminnetworkpolicy",
+	} {
+		a.complete(t, line, want)
+	}
+}

@@ -291,7 +291,7 @@ func TestUsage(t *testing.T) {
 	a := newAgent(t)
 	for _, line := range []string{
 		"nonsense", "get", "get pods", "get services a b", "status extra", "status --wait soon", "apply", "delete",
-		"delete service", "delete pod x", "delete -f x service y", "label c", "label c nothing", "label c =x", "label c -", "label c a=1 a=2",
+		"delete service", "delete pod x", "delete policies x", "get networkpolicys", "delete -f x service y", "label c", "label c nothing", "label c =x", "label c -", "label c a=1 a=2",
 		"check -o xml", "get services --bogus",
 	} {
 		code, out, errs := a.sluice(t, "", strings.Fields(line)...)
@@ -320,16 +320,21 @@ func TestCompletion(t *testing.T) {
 		"status ":                       "",
 		"--socket /nonexistent label x": "",
 	} {
-		words := strings.Split(line, " ")
-		_, out, _ := a.sluice(t, "", append([]string{"__completeNoDesc"}, words...)...)
-		var got []string
-		for _, l := range strings.Split(strings.TrimSpace(out), "\n") {
-			if !strings.HasPrefix(l, ":") {
-				got = append(got, l)
-			}
+		a.complete(t, line, want)
+	}
+}
+
+// complete compares what a line, up to the cursor, completes to.
+func (a *fakeAgent) complete(t *testing.T, line, want string) {
+	t.Helper()
+	_, out, _ := a.sluice(t, "", append([]string{"__completeNoDesc"}, strings.Split(line, " ")...)...)
+	var got []string
+	for _, l := range strings.Split(strings.TrimSpace(out), "\n") {
+		if !strings.HasPrefix(l, ":") {
+			got = append(got, l)
 		}
-		if strings.Join(got, " ") != want {
-			t.Errorf("%q completes to %q, want %q", line, strings.Join(got, " "), want)
-		}
+	}
+	if strings.Join(got, " ") != want {
+		t.Errorf("%q completes to %q, want %q", line, strings.Join(got, " "), want)
 	}
 }

@@ -47,8 +47,8 @@ func (s *Server) selected(id registry.PolicyID) []api.Container {
 
 func (s *Server) deletePolicy(r *http.Request) (any, error) {
 	id := kube.ID{Kind: r.PathValue("kind"), Name: pathName(r)}
-	if _, ok := id.Policy(); !ok {
-		return nil, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("%q is no kind of policy", id.Kind)}
+	if _, ok := id.Policy(); !ok || kube.Namespaced(id.Kind) != (id.Namespace != "") {
+		return nil, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such policy: %s (want NetworkPolicy/NAMESPACE/NAME or KIND/NAME)", r.URL.Path)}
 	}
 	return s.deleteOne(r, id)
 }

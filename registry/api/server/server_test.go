@@ -64,53 +64,6 @@ func (s *fakeStore) DeleteService(_ context.Context, n registry.Name) (int64, er
 	return s.write(registry.Change{Service: &registry.Service{Name: n}, Deleted: true}), nil
 }
 
-func (s *fakeStore) CheckPolicy(_ context.Context, p registry.Policy) (registry.Policy, bool, error) {
-	old, ok := s.catalog.Policy(p.PolicyID)
-	if p.Name.Name == "refused" {
-		return old, ok, fmt.Errorf("%w: too much", registry.ErrInvalid)
-	}
-	return old, ok, nil
-}
-
-func (s *fakeStore) PutPolicy(_ context.Context, p registry.Policy) (int64, error) {
-	s.puts = append(s.puts, p.PolicyID.String())
-	return s.write(registry.Change{Policy: &p}), nil
-}
-
-func (s *fakeStore) DeletePolicy(_ context.Context, id registry.PolicyID) (int64, error) {
-	if _, ok := s.catalog.Policy(id); !ok {
-		return 0, fmt.Errorf("delete %s: %w", id, registry.ErrNotFound)
-	}
-	return s.write(registry.Change{Policy: &registry.Policy{PolicyID: id}, Deleted: true}), nil
-}
-
-// namespace returns the labels of a namespace that has some.
-func (s *fakeStore) namespace(name string) (registry.Namespace, bool) {
-	for _, n := range s.catalog.Namespaces() {
-		if n.Name == name && len(n.Labels) > 0 {
-			return n, true
-		}
-	}
-	return registry.Namespace{}, false
-}
-
-func (s *fakeStore) CheckNamespace(_ context.Context, n registry.Namespace) (registry.Namespace, bool, error) {
-	old, ok := s.namespace(n.Name)
-	return old, ok, nil
-}
-
-func (s *fakeStore) PutNamespace(_ context.Context, n registry.Namespace) (int64, error) {
-	s.puts = append(s.puts, n.Name)
-	return s.write(registry.Change{Namespace: &n}), nil
-}
-
-func (s *fakeStore) DeleteNamespace(_ context.Context, name string) (int64, error) {
-	if _, ok := s.namespace(name); !ok {
-		return 0, fmt.Errorf("delete namespace %s: %w", name, registry.ErrNotFound)
-	}
-	return s.write(registry.Change{Namespace: &registry.Namespace{Name: name}, Deleted: true}), nil
-}
-
 func (s *fakeStore) LabelEndpoint(_ context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error) {
 	for _, e := range s.catalog.Endpoints() {
 		if e.EndpointID == id {
@@ -376,6 +329,13 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/endpoints/label", `{"containr": "x"}`, 400},
 		{"POST", "/v1/endpoints/label", `{"container": "` + strings.Repeat("x", maxSmallBody) + `"}`, 413},
 		{"GET", "/v1/services?as=xml", "", 400},
+		{"GET", "/v1/policies?as=xml", "", 400},
+		{"GET", "/v1/namespaces?as=xml", "", 400},
+		{"DELETE", "/v1/policies/Service/a/b", "", 404},
+		{"DELETE", "/v1/policies/NetworkPolicy/a/b", "", 404},
+		{"DELETE", "/v1/policies/NetworkPolicy/a", "", 404},
+		{"DELETE", "/v1/policies/AdminNetworkPolicy/a/b", "", 404},
+		{"DELETE", "/v1/namespaces/a", "", 404},
 		{"GET", "/v1/services/a/b", "", 404},
 		{"POST", "/v1/delete", "kind: Pod", 422},
 	} {
