@@ -71,12 +71,7 @@ type PolicyID struct {
 }
 
 // String returns KIND NAMESPACE/NAME, or KIND NAME for a cluster-wide policy.
-func (id PolicyID) String() string {
-	if id.Namespace == "" {
-		return id.Tier.String() + " " + id.Name.Name
-	}
-	return id.Tier.String() + " " + id.Name.String()
-}
+func (id PolicyID) String() string { return id.Tier.String() + " " + id.Name.String() }
 
 // Policy says what containers may send and receive.
 type Policy struct {
@@ -205,9 +200,10 @@ type PodSelector struct {
 	Namespaces *Selector `json:"namespaces,omitempty"`
 	// Pods chooses among the containers of those namespaces by label; the empty one takes them all.
 	Pods Selector `json:"pods"`
-	// SameLabels and NotSameLabels, of AdminNetworkPolicy's peers, are keys of namespace labels whose
-	// values must be (must not be) those of the subject's namespace. A namespace that lacks the key has
-	// neither the same nor not the same.
+	// SameLabels and NotSameLabels, of AdminNetworkPolicy's peers, are keys of namespace labels: the peer's
+	// namespace must have them all, and all with the values of the subject's namespace, or of
+	// NotSameLabels at least one with another value. A namespace that lacks the key has neither the same
+	// nor not the same.
 	SameLabels    []string `json:"sameLabels,omitempty"`
 	NotSameLabels []string `json:"notSameLabels,omitempty"`
 }

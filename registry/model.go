@@ -56,14 +56,19 @@ func (p *Protocol) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// Name identifies a namespaced object.
+// Name identifies an object; one of the whole cluster has no namespace.
 type Name struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 }
 
-// String returns NAMESPACE/NAME.
-func (n Name) String() string { return n.Namespace + "/" + n.Name }
+// String returns NAMESPACE/NAME, or NAME for an object of the whole cluster.
+func (n Name) String() string {
+	if n.Namespace == "" {
+		return n.Name
+	}
+	return n.Namespace + "/" + n.Name
+}
 
 // Service is a set of endpoints, chosen by label, behind a stable virtual address.
 type Service struct {

@@ -115,7 +115,7 @@ func bytesText(n uint64) string {
 func (c *cli) results(r api.Results) error {
 	err := c.print(r, func(w io.Writer) {
 		for _, o := range r.Results {
-			line := fmt.Sprintf("%s\t%s", o.Object(), o.Action)
+			line := fmt.Sprintf("%s %s\t%s", strings.ToLower(o.Kind), o.Name, o.Action)
 			switch {
 			case len(o.VIPs) > 0:
 				line += "\t" + list(o.VIPs)

@@ -130,15 +130,6 @@ type Result struct {
 	Labels        map[string]string `json:"labels,omitempty"` // of an endpoint, as they are now
 }
 
-// Object returns the kind in lower case and then [NAMESPACE/]NAME.
-func (r Result) Object() string {
-	kind := strings.ToLower(r.Kind)
-	if r.Namespace == "" {
-		return kind + " " + r.Name.Name
-	}
-	return kind + " " + r.Name.String()
-}
-
 // Results is the answer to POST /v1/apply, /v1/delete, /v1/endpoints/label and to
 // DELETE /v1/services/NAMESPACE/NAME, /v1/policies/KIND/[NAMESPACE/]NAME and /v1/namespaces/NAME.
 type Results struct {

@@ -20,8 +20,7 @@ const (
 	BaselineAdminNetworkPolicy = "BaselineAdminNetworkPolicy"
 )
 
-// Kinds returns all kinds, those that depend on others last.
-func Kinds() []string {
+func kinds() []string {
 	return []string{Service, Namespace, NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy}
 }
 
@@ -32,13 +31,7 @@ type ID struct {
 }
 
 // String returns the kind in lower case and then [NAMESPACE/]NAME.
-func (id ID) String() string {
-	kind := strings.ToLower(id.Kind)
-	if id.Namespace == "" {
-		return kind + " " + id.Name.Name
-	}
-	return kind + " " + id.Name.String()
-}
+func (id ID) String() string { return strings.ToLower(id.Kind) + " " + id.Name.String() }
 
 // Policy returns the same as a policy's id, if it is one.
 func (id ID) Policy() (registry.PolicyID, bool) {
@@ -97,7 +90,7 @@ func (r *raw) known() (string, bool) {
 		at = n
 	}
 	field = join2(r.path, field)
-	list := strings.Join(Kinds(), ", ")
+	list := strings.Join(kinds(), ", ")
 	switch {
 	case kind == "":
 		r.fault(at, field, "required: one of %s", list)

@@ -82,7 +82,7 @@ spec: {priority: 3, subject: {namespaces: {matchLabels: {tier: front}}}, ingress
 func did(r api.Results) string {
 	var text []string
 	for _, o := range r.Results {
-		text = append(text, o.Object()+" "+o.Action)
+		text = append(text, strings.ToLower(o.Kind)+" "+o.Name.String()+" "+o.Action)
 	}
 	return strings.Join(text, "; ")
 }
