@@ -122,6 +122,7 @@ func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
 	}
 	attach, _ := attachMode(c.Datapath.Attach)
 	return loader.Open(loader.Options{
+		Node:              c.Node.Name,
 		Attach:            attach,
 		BPFFS:             c.Paths.BPFFS,
 		Cgroup:            cgroup,
