@@ -131,7 +131,7 @@ func (w *world) peer(tier registry.Tier) registry.Peer {
 		}
 		return registry.Peer{Block: b}
 	}
-	s := &registry.PodSelector{Namespaces: w.namespaceSelector(), Pods: w.selector(registry.NetworkLabel)}
+	s := &registry.PodSelector{Namespaces: w.namespaceSelector(), Pods: w.selector(registry.NetworkLabel, registry.NetworkLabel)}
 	if tier != registry.TierNamespaced && w.oneIn(3) {
 		for _, keys := range []*[]string{&s.SameLabels, &s.NotSameLabels} {
 			for range w.IntN(3) {
