@@ -20,6 +20,8 @@ type Loader struct {
 	hooks    hooks
 	metrics  metrics
 	progress progress
+	events   *eventHub
+	watches  watches
 
 	mu       sync.Mutex // guards what follows
 	syncer   *syncer
@@ -58,6 +60,9 @@ func Open(o Options) (_ *Loader, err error) {
 		return nil, err
 	}
 	if err := l.install(); err != nil {
+		return nil, err
+	}
+	if err := l.report(); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -179,6 +184,7 @@ func (l *Loader) mapMemories() (err error) {
 
 // Close lets go of what the process holds. Everything in the kernel stays and works on.
 func (l *Loader) Close() error {
+	l.events.close() // its reader takes the locks
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wireMu.Lock()

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sluice-net/sluice/registry"
 )
 
 // metrics is what the loader counts itself.
@@ -47,7 +48,9 @@ func (l *Loader) Collector() prometheus.Collector {
 		packets:     perService("packets_total", "Packets that tc translated, both directions."),
 		bytes:       perService("bytes_total", "Length of the packets that tc translated, link header included."),
 
-		drops: desc("drops_total", "Packets dropped.", "reason"),
+		drops: desc("drops_total", "Packets dropped. Of new flows that policies deny, reason is whose policies: egress, the sender's, or ingress, the receiver's.", "reason"),
+		policies: desc("policy_flows_total", "New flows, and packets of protocols without flows, by the policy that decided. Audited: allowed in audit mode only.",
+			"direction", "verdict", "kind", "policy"),
 
 		entries: desc("map_entries", "Entries of a map in use; of a cache, up to a minute old.", "map"),
 		limit:   desc("map_limit_entries", "Entries that a map has room for.", "map"),
@@ -66,7 +69,7 @@ type collector struct {
 	loader                                   *Loader
 	connections, refused                     *prometheus.Desc
 	packets, bytes                           *prometheus.Desc
-	drops                                    *prometheus.Desc
+	drops, policies                          *prometheus.Desc
 	entries, limit, memory                   *prometheus.Desc
 	revision, lag, pending, attached, errors *prometheus.Desc
 }
@@ -91,6 +94,10 @@ func counterHelp(name string) string {
 		return "Packets answered with TCP RST or ICMP unreachable."
 	case "icmp_translated":
 		return "ICMP errors about a translated packet, translated back."
+	case "audited":
+		return "New flows and single packets that passed only for audit mode."
+	case "events_lost":
+		return "Events that were not reported: more than the rate allows, or the agent too slow."
 	}
 	return "Counter " + name + " of the programs."
 }
@@ -102,7 +109,7 @@ func (c *collector) Describe(chan<- *prometheus.Desc) {}
 func (c *collector) Collect(out chan<- prometheus.Metric) {
 	failed := 0
 	for _, collect := range []func(chan<- prometheus.Metric) error{
-		c.collectServices, c.collectCounters, c.collectMaps,
+		c.collectServices, c.collectCounters, c.collectPolicies, c.collectMaps,
 	} {
 		if err := collect(out); err != nil {
 			failed++
@@ -148,6 +155,30 @@ func (c *collector) collectCounters(out chan<- prometheus.Metric) error {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(counter.Value))
 	}
 	return err
+}
+
+// collectPolicies sends what the policies that there are have decided, where that is anything.
+func (c *collector) collectPolicies(out chan<- prometheus.Metric) error {
+	list, err := c.loader.PolicyStats()
+	for _, p := range list {
+		for d := range 2 {
+			for verdict, n := range map[string]uint64{"allowed": p.Allowed[d], "denied": p.Denied[d], "audited": p.Audited[d]} {
+				if n > 0 {
+					out <- prometheus.MustNewConstMetric(c.policies, prometheus.CounterValue, float64(n),
+						registry.Direction(d).String(), verdict, p.Policy.Tier.String(), policyLabel(p.Policy))
+				}
+			}
+		}
+	}
+	return err
+}
+
+// policyLabel is NAMESPACE/NAME, or NAME of a cluster-wide policy.
+func policyLabel(id registry.PolicyID) string {
+	if id.Namespace == "" {
+		return id.Name.Name
+	}
+	return id.Name.String()
 }
 
 func (c *collector) collectMaps(out chan<- prometheus.Metric) error {
