@@ -53,6 +53,10 @@ type Options struct {
 	Catalog *registry.Catalog
 	Agent   Agent
 	Version api.Version
+	// Observer answers /v1/events and /v1/why; nil: there are none.
+	Observer Observer
+	// Stopping is closed when streams are to end; nil: never.
+	Stopping <-chan struct{}
 	// SyncTimeout bounds how long an answer waits for this node's maps; 0 is 10 s.
 	SyncTimeout time.Duration
 	Logger      *slog.Logger // nil discards
@@ -89,6 +93,7 @@ func New(o Options) *Server {
 	s.handle("GET /v1/endpoints", s.endpoints)
 	s.handle("POST /v1/endpoints/label", s.label)
 	s.handle("GET /v1/nodes", s.nodes)
+	s.observe()
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such path or method: %s %s", r.Method, r.URL.Path)})
 	})
