@@ -18,6 +18,9 @@ const (
 
 	exitFailure = 1 // an error, a difference, or a node that is not ready
 	exitUsage   = 2
+
+	exitDenied = 1 // of "sluice why"
+	exitError  = 2 // the same: no answer
 )
 
 // environment is what a process is given.
@@ -39,6 +42,14 @@ type failure struct{ error }
 
 func (f failure) Unwrap() error { return f.error }
 
+// exit is a failure with an exit code of its own.
+type exit struct {
+	code int
+	error
+}
+
+func (e exit) Unwrap() error { return e.error }
+
 // errSaid is a failure that the output has told already.
 var errSaid = errors.New("")
 
@@ -58,6 +69,9 @@ func run(ctx context.Context, args []string, env environment) int {
 	}
 	if !errors.Is(err, errSaid) {
 		fmt.Fprintf(env.stderr, "sluice: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	}
+	if e := (exit{}); errors.As(err, &e) {
+		return e.code
 	}
 	return exitFailure
 }
@@ -80,7 +94,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.AddCommand(c.status(), c.apply(), c.delete(), c.get(), c.label(), c.check(), c.version())
+	root.AddCommand(c.status(), c.apply(), c.delete(), c.get(), c.label(), c.check(), c.monitor(), c.why(), c.version())
 	return root
 }
 

@@ -186,7 +186,9 @@ func (a *agent) serve(ctx context.Context) error {
 		Catalog: a.catalog,
 		Agent:   a,
 		Version: api.Version{Version: version, Node: a.node.Name},
-		Logger:  a.log.With("part", "api"),
+		// Streams would outlast the patience for requests under way.
+		Observer: observer{a.loader}, Stopping: ctx.Done(),
+		Logger: a.log.With("part", "api"),
 	}))
 	err = serveHTTP(ctx, l, mux, a.log)
 	return errors.Join(err, os.Remove(a.config.Socket()))
