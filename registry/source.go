@@ -16,6 +16,18 @@ type Change struct {
 	Deleted   bool
 }
 
+// Outcome says what became of an object that was written or deleted.
+type Outcome string
+
+// The outcomes.
+const (
+	Created    Outcome = "created"
+	Configured Outcome = "configured"
+	Unchanged  Outcome = "unchanged"
+	Deleted    Outcome = "deleted"
+	NotFound   Outcome = "not found"
+)
+
 // Batch is a set of changes that were committed together, or the whole of the registry.
 type Batch struct {
 	// Revision of the registry after the changes; it only rises.

@@ -25,8 +25,8 @@ func (c *cli) apply() *cobra.Command {
 	cmd.Long = "Create or change services, policies and namespaces from Kubernetes YAML or JSON.\n\n" +
 		"The kinds are Service, Namespace (for its labels), NetworkPolicy, AdminNetworkPolicy and\n" +
 		"BaselineAdminNetworkPolicy.\n\n" +
-		"All documents of all files are checked before anything is written. The command returns when\n" +
-		"this node acts on the change."
+		"All documents of all files are checked before anything is written; policies and namespaces then\n" +
+		"change all at once. The command returns when this node acts on the change."
 	cmd.Example = "  sluice apply -f web.yaml\n  cat web.yaml | sluice apply -f -"
 	fileFlag(cmd, &files)
 	must(cmd.MarkFlagRequired("filename"))

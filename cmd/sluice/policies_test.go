@@ -72,7 +72,7 @@ func TestPolicies(t *testing.T) {
 	a.expect(t, 1, "", "sluice: namespace other: not found\n", "", "get", "ns", "other")
 
 	a.expect(t, 0, "networkpolicy shop/web   deleted\n", "", "", "delete", "networkpolicy", "web", "-n", "shop")
-	a.expect(t, 1, "", "sluice: delete NetworkPolicy shop/web: not found\n", "", "delete", "netpol", "web", "-n", "shop")
+	a.expect(t, 1, "", "sluice: delete networkpolicy shop/web: not found\n", "", "delete", "netpol", "web", "-n", "shop")
 	a.expect(t, 0, "adminnetworkpolicy web   deleted\n", "", "", "delete", "anp", "web")
 	a.expect(t, 0, "namespace shop                       deleted\nnetworkpolicy shop/web               not found\n"+
 		"adminnetworkpolicy web               not found\nbaselineadminnetworkpolicy default   deleted\n", "", guarded, "delete", "-f", "-")

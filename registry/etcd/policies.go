@@ -4,150 +4,183 @@ import (
 	"context"
 	"fmt"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/sluice-net/sluice/registry"
 )
 
-// PutPolicy writes a policy, unless it stands there already, and returns the revision from which on it
-// is known. The error wraps registry.ErrInvalid for a policy that the store does not take.
+// Limits of one Commit. etcd's own are set to let them through.
+const (
+	maxTogether      = 4096    // objects
+	maxTogetherBytes = 4 << 20 // of keys and values
+)
+
+// write is one key to be put or deleted.
+type write struct {
+	key, value string
+	deleted    bool
+}
+
+// Commit writes and deletes namespaces and policies, all in one transaction: whoever watches gets them in
+// one batch, and what is denied before and after them all is denied in between. What stands there as it
+// is to be is left alone. It returns what became of each, and the revision from which on all are known.
+// The error wraps registry.ErrInvalid when the store does not take one of them, or not so many at once.
+func (s *Store) Commit(ctx context.Context, changes []registry.Change) ([]registry.Outcome, int64, error) {
+	writes, err := encodeAll(changes)
+	if err != nil || len(writes) == 0 {
+		return nil, 0, err
+	}
+	for range maxAttempts {
+		old, err := s.read(ctx, writes)
+		if err != nil {
+			return nil, 0, fmt.Errorf("commit: %w", err)
+		}
+		outcomes := make([]registry.Outcome, len(writes))
+		var same int64
+		var conditions []clientv3.Cmp
+		var then []clientv3.Op
+		for i, w := range writes {
+			conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(w.key), "=", modRevision(old[i])))
+			switch outcomes[i] = s.outcome(w, old[i]); {
+			case outcomes[i] == registry.Unchanged:
+				same = max(same, old[i].ModRevision)
+			case outcomes[i] == registry.Deleted:
+				then = append(then, clientv3.OpDelete(w.key))
+			case !w.deleted:
+				then = append(then, clientv3.OpPut(w.key, w.value))
+			}
+		}
+		if len(then) == 0 {
+			return outcomes, same, nil
+		}
+		r, err := s.client.Txn(ctx).If(conditions...).Then(then...).Commit()
+		if err != nil {
+			return nil, 0, fmt.Errorf("commit: %w", err)
+		}
+		if r.Succeeded {
+			return outcomes, s.wrote(r.Header.Revision), nil
+		}
+	}
+	return nil, 0, fmt.Errorf("commit: %w", errConflict)
+}
+
+// Check returns why Commit would not take a change, or nil.
+func (s *Store) Check(c registry.Change) error {
+	_, err := encodeChange(c)
+	return err
+}
+
+// PutPolicy commits one policy.
 func (s *Store) PutPolicy(ctx context.Context, p registry.Policy) (int64, error) {
-	k, v, err := encodePolicy(p)
-	if err != nil {
-		return 0, fmt.Errorf("put %s: %w", p.PolicyID, err)
-	}
-	rev, err := s.put(ctx, k, v)
-	if err != nil {
-		return 0, fmt.Errorf("put %s: %w", p.PolicyID, err)
-	}
-	return rev, nil
+	_, rev, err := s.Commit(ctx, []registry.Change{{Policy: &p}})
+	return rev, err
 }
 
-// CheckPolicy says whether PutPolicy would take a policy now, without writing anything. It returns the
-// policy as stored, if it is.
-func (s *Store) CheckPolicy(ctx context.Context, p registry.Policy) (old registry.Policy, exists bool, err error) {
-	k, _, err := encodePolicy(p)
-	if err != nil {
-		return old, false, fmt.Errorf("%s: %w", p.PolicyID, err)
-	}
-	if old, exists, err = stored(ctx, s, k, decodePolicy); err != nil {
-		return old, false, fmt.Errorf("%s: %w", p.PolicyID, err)
-	}
-	return old, exists, nil
-}
-
-// DeletePolicy removes a policy. It returns the revision from which on the policy is gone, or an error
-// that wraps registry.ErrNotFound.
+// DeletePolicy deletes one policy, or returns an error that wraps registry.ErrNotFound.
 func (s *Store) DeletePolicy(ctx context.Context, id registry.PolicyID) (int64, error) {
-	k, err := policyKey(id)
-	if err != nil {
-		return 0, fmt.Errorf("delete %s: %w: %w", id, registry.ErrInvalid, err)
-	}
-	rev, err := s.remove(ctx, k)
-	if err != nil {
-		return 0, fmt.Errorf("delete %s: %w", id, err)
-	}
-	return rev, nil
+	return s.deleteOne(ctx, id.String(), registry.Change{Policy: &registry.Policy{PolicyID: id}, Deleted: true})
 }
 
-// PutNamespace does for a namespace what PutPolicy does for a policy.
+// PutNamespace commits one namespace.
 func (s *Store) PutNamespace(ctx context.Context, n registry.Namespace) (int64, error) {
-	k, v, err := encodeNamespace(n)
-	if err != nil {
-		return 0, fmt.Errorf("put namespace %s: %w", n.Name, err)
-	}
-	rev, err := s.put(ctx, k, v)
-	if err != nil {
-		return 0, fmt.Errorf("put namespace %s: %w", n.Name, err)
-	}
-	return rev, nil
+	_, rev, err := s.Commit(ctx, []registry.Change{{Namespace: &n}})
+	return rev, err
 }
 
-// CheckNamespace does for a namespace what CheckPolicy does for a policy.
-func (s *Store) CheckNamespace(ctx context.Context, n registry.Namespace) (old registry.Namespace, exists bool, err error) {
-	k, _, err := encodeNamespace(n)
-	if err != nil {
-		return old, false, fmt.Errorf("namespace %s: %w", n.Name, err)
-	}
-	if old, exists, err = stored(ctx, s, k, decodeNamespace); err != nil {
-		return old, false, fmt.Errorf("namespace %s: %w", n.Name, err)
-	}
-	return old, exists, nil
-}
-
-// DeleteNamespace removes a namespace's labels, and nothing that lies in the namespace. It returns what
+// DeleteNamespace deletes a namespace's labels, and nothing that lies in the namespace. It returns what
 // DeletePolicy does.
 func (s *Store) DeleteNamespace(ctx context.Context, name string) (int64, error) {
-	k, err := namespaceKey(name)
-	if err != nil {
-		return 0, fmt.Errorf("delete namespace %s: %w: %w", name, registry.ErrInvalid, err)
-	}
-	rev, err := s.remove(ctx, k)
-	if err != nil {
-		return 0, fmt.Errorf("delete namespace %s: %w", name, err)
-	}
-	return rev, nil
+	return s.deleteOne(ctx, "namespace "+name, registry.Change{Namespace: &registry.Namespace{Name: name}, Deleted: true})
 }
 
-func encodePolicy(p registry.Policy) (k, v string, err error) {
-	if k, err = policyKey(p.PolicyID); err == nil {
-		v, err = encode(p)
+func (s *Store) deleteOne(ctx context.Context, what string, c registry.Change) (int64, error) {
+	outcomes, rev, err := s.Commit(ctx, []registry.Change{c})
+	if err == nil && outcomes[0] == registry.NotFound {
+		err = fmt.Errorf("delete %s: %w", what, registry.ErrNotFound)
 	}
-	if err == nil {
-		_, err = decodePolicy([]byte(k), []byte(v))
-	}
-	if err != nil {
-		return "", "", fmt.Errorf("%w: %w", registry.ErrInvalid, err)
-	}
-	return k, v, nil
+	return rev, err
 }
 
-func encodeNamespace(n registry.Namespace) (k, v string, err error) {
-	if k, err = namespaceKey(n.Name); err == nil {
-		v, err = encode(n)
-	}
-	if err != nil {
-		return "", "", fmt.Errorf("%w: %w", registry.ErrInvalid, err)
-	}
-	return k, v, nil
-}
-
-// put writes a value that depends on nothing, unless it stands there already.
-func (s *Store) put(ctx context.Context, k, v string) (int64, error) {
-	old, err := s.get(ctx, k)
-	if err != nil {
-		return 0, err
-	}
-	if old != nil && string(old.Value) == v {
-		return old.ModRevision, nil
-	}
-	r, err := s.client.Put(ctx, k, v)
-	if err != nil {
-		return 0, err
-	}
-	return s.wrote(r.Header.Revision), nil
-}
-
-// remove deletes a key, or returns registry.ErrNotFound.
-func (s *Store) remove(ctx context.Context, k string) (int64, error) {
-	r, err := s.client.Delete(ctx, k)
+// outcome says what a write will do. A value that cannot be read counts as absent where it is replaced.
+func (s *Store) outcome(w write, old *mvccpb.KeyValue) registry.Outcome {
 	switch {
-	case err != nil:
-		return 0, err
-	case r.Deleted == 0:
-		return 0, registry.ErrNotFound
+	case w.deleted && old == nil:
+		return registry.NotFound
+	case w.deleted:
+		return registry.Deleted
+	case old == nil:
+		return registry.Created
+	case string(old.Value) == w.value:
+		return registry.Unchanged
 	}
-	return s.wrote(r.Header.Revision), nil
+	if _, _, err := change(old.Key, append([]byte{}, old.Value...)); err != nil {
+		s.log.Warn("registry value is not valid and is replaced", "key", w.key, "err", err)
+		return registry.Created
+	}
+	return registry.Configured
 }
 
-// stored reads one object; one that cannot be read counts as absent.
-func stored[T any](ctx context.Context, s *Store, k string, decode func(k, v []byte) (T, error)) (o T, exists bool, err error) {
-	kv, err := s.get(ctx, k)
-	if err != nil || kv == nil {
-		return o, false, err
+// read returns what the keys hold now, nil where there is none.
+func (s *Store) read(ctx context.Context, writes []write) ([]*mvccpb.KeyValue, error) {
+	ops := make([]clientv3.Op, len(writes))
+	for i, w := range writes {
+		ops[i] = clientv3.OpGet(w.key)
 	}
-	if o, err = decode(kv.Key, kv.Value); err != nil {
-		s.log.Warn("registry value is not valid and is replaced", "key", k, "err", err)
-		var none T
-		return none, false, nil
+	r, err := s.client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return nil, err
 	}
-	return o, true, nil
+	list := make([]*mvccpb.KeyValue, len(writes))
+	for i, one := range r.Responses {
+		list[i] = first(one.GetResponseRange().GetKvs())
+	}
+	return list, nil
+}
+
+func encodeAll(changes []registry.Change) ([]write, error) {
+	writes := make([]write, len(changes))
+	seen := map[string]bool{}
+	total := 0
+	for i, c := range changes {
+		w, err := encodeChange(c)
+		if err != nil {
+			return nil, err
+		}
+		if seen[w.key] {
+			return nil, fmt.Errorf("%w: %s is given twice", registry.ErrInvalid, w.key)
+		}
+		seen[w.key] = true
+		total += len(w.key) + len(w.value)
+		writes[i] = w
+	}
+	if len(writes) > maxTogether || total > maxTogetherBytes {
+		return nil, fmt.Errorf("%w: %d policies and namespaces with %d bytes: at most %d with %d bytes can change at once, give them in several inputs",
+			registry.ErrInvalid, len(writes), total, maxTogether, maxTogetherBytes)
+	}
+	return writes, nil
+}
+
+func encodeChange(c registry.Change) (w write, err error) {
+	var what string
+	var object any
+	switch {
+	case c.Policy != nil:
+		what, object = c.Policy.PolicyID.String(), c.Policy
+		w.key, err = policyKey(c.Policy.PolicyID)
+	case c.Namespace != nil:
+		what, object = "namespace "+c.Namespace.Name, c.Namespace
+		w.key, err = namespaceKey(c.Namespace.Name)
+	default:
+		return w, fmt.Errorf("%w: neither a policy nor a namespace", registry.ErrInvalid)
+	}
+	if w.deleted = c.Deleted; err == nil && !w.deleted {
+		if w.value, err = encode(object); err == nil {
+			_, _, err = change([]byte(w.key), []byte(w.value))
+		}
+	}
+	if err != nil {
+		return w, fmt.Errorf("%s: %w: %w", what, registry.ErrInvalid, err)
+	}
+	return w, nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sluice-net/sluice/registry"
@@ -50,9 +51,6 @@ func TestPolicies(t *testing.T) {
 	receive(t, batches)
 	for _, tier := range []registry.Tier{registry.TierNamespaced, registry.TierAdmin, registry.TierBaseline} {
 		p := policy(tier, 1)
-		if _, exists, err := s.CheckPolicy(t.Context(), p); err != nil || exists {
-			t.Errorf("%s is there before it is put: %t, %v", p.PolicyID, exists, err)
-		}
 		rev, err := s.PutPolicy(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
@@ -62,9 +60,6 @@ func TestPolicies(t *testing.T) {
 		}
 		if again, err := s.PutPolicy(t.Context(), p); err != nil || again != rev {
 			t.Errorf("the same policy again: revision %d, %v; want %d", again, err, rev)
-		}
-		if old, exists, err := s.CheckPolicy(t.Context(), p); err != nil || !exists || !reflect.DeepEqual(old, p) {
-			t.Errorf("stored is %+v, %t, %v; want %+v", old, exists, err, p)
 		}
 		p.Audit = false
 		if next, err := s.PutPolicy(t.Context(), p); err != nil || next <= rev {
@@ -102,12 +97,6 @@ func TestNamespaces(t *testing.T) {
 	if again, err := s.PutNamespace(t.Context(), n); err != nil || again != rev {
 		t.Errorf("the same namespace again: revision %d, %v; want %d", again, err, rev)
 	}
-	if old, exists, err := s.CheckNamespace(t.Context(), n); err != nil || !exists || !reflect.DeepEqual(old, n) {
-		t.Errorf("stored is %+v, %t, %v; want %+v", old, exists, err, n)
-	}
-	if _, exists, err := s.CheckNamespace(t.Context(), registry.Namespace{Name: "other"}); err != nil || exists {
-		t.Errorf("another namespace: %t, %v", exists, err)
-	}
 	if rev, err = s.DeleteNamespace(t.Context(), n.Name); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +121,7 @@ func TestPoliciesRefused(t *testing.T) {
 	} {
 		p := policy(registry.TierNamespaced, 1)
 		edit(&p)
-		if _, _, err := s.CheckPolicy(t.Context(), p); !errors.Is(err, registry.ErrInvalid) || !contains(err, name) {
+		if err := s.Check(registry.Change{Policy: &p}); !errors.Is(err, registry.ErrInvalid) || !contains(err, name) {
 			t.Errorf("check: error %v, want %q", err, name)
 		}
 		if _, err := s.PutPolicy(t.Context(), p); !errors.Is(err, registry.ErrInvalid) || !contains(err, name) {
@@ -140,7 +129,7 @@ func TestPoliciesRefused(t *testing.T) {
 		}
 	}
 	for _, n := range []registry.Namespace{{Name: ""}, {Name: "a/b"}, {Name: "a", Labels: map[string]string{"x": strings.Repeat("x", maxValue)}}} {
-		if _, _, err := s.CheckNamespace(t.Context(), n); !errors.Is(err, registry.ErrInvalid) {
+		if err := s.Check(registry.Change{Namespace: &n}); !errors.Is(err, registry.ErrInvalid) {
 			t.Errorf("check of namespace %.9q: %v", n.Name, err)
 		}
 		if _, err := s.PutNamespace(t.Context(), n); !errors.Is(err, registry.ErrInvalid) {
@@ -191,9 +180,11 @@ func TestUnreadablePolicy(t *testing.T) {
 			}
 		}
 	}
-	if _, exists, err := s.CheckPolicy(t.Context(), p); err != nil || exists {
-		t.Errorf("an unreadable policy counts as one that is there: %t, %v", exists, err)
+	other := policy(registry.TierNamespaced, 2)
+	if outcomes, _, err := s.Commit(t.Context(), []registry.Change{{Policy: &p}, {Policy: &other}}); err != nil || outcomes[0] != registry.Created {
+		t.Errorf("an unreadable policy counts as one that is there: %v, %v", outcomes, err)
 	}
+	c.Apply(receive(t, batches))
 	if _, err := s.DeletePolicy(t.Context(), p.PolicyID); err != nil {
 		t.Fatal(err)
 	}
@@ -237,5 +228,106 @@ func TestPoliciesDurable(t *testing.T) {
 	}
 	if got := c.Namespaces(); len(got) != 2 || got[1].Labels["a"] != "b" {
 		t.Errorf("namespaces %+v", got)
+	}
+}
+
+// TestCommit: policies and namespaces that are given together change together.
+func TestCommit(t *testing.T) {
+	s := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	batches := s.Watch(ctx)
+	receive(t, batches)
+	admin, plain := policy(registry.TierAdmin, 1), policy(registry.TierNamespaced, 1)
+	shop := registry.Namespace{Name: "shop", Labels: map[string]string{"a": "b"}}
+	changed := admin
+	changed.Priority++
+	gone := registry.Change{Policy: &plain, Deleted: true}
+	for i, c := range []struct {
+		changes []registry.Change
+		want    []registry.Outcome
+		batch   int // changes in it; 0: nothing is written
+	}{
+		{[]registry.Change{{Policy: &admin}, {Policy: &plain}, {Namespace: &shop}}, []registry.Outcome{"created", "created", "created"}, 3},
+		{[]registry.Change{{Policy: &admin}, {Policy: &plain}, {Namespace: &shop}}, []registry.Outcome{"unchanged", "unchanged", "unchanged"}, 0},
+		{[]registry.Change{{Policy: &changed}, gone, {Namespace: &shop}}, []registry.Outcome{"configured", "deleted", "unchanged"}, 2},
+		{[]registry.Change{gone, {Policy: &changed}}, []registry.Outcome{"not found", "unchanged"}, 0},
+		{[]registry.Change{gone}, []registry.Outcome{"not found"}, 0},
+		{nil, nil, 0},
+	} {
+		before := s.written.Load()
+		got, rev, err := s.Commit(t.Context(), c.changes)
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Fatalf("commit %d: %v, %v; want %v", i, got, err, c.want)
+		}
+		if c.batch == 0 {
+			if s.written.Load() != before || rev > before {
+				t.Errorf("commit %d wrote something: revision %d after %d", i, rev, before)
+			}
+			continue
+		}
+		if b := receive(t, batches); b.Revision != rev || len(b.Changes) != c.batch {
+			t.Errorf("commit %d: batch %+v, want %d changes at %d", i, b, c.batch, rev)
+		}
+	}
+}
+
+// TestCommitBounds: as many as are promised go in one transaction, and one more in none.
+func TestCommitBounds(t *testing.T) {
+	s := open(t)
+	many := func(n, size int) []registry.Change {
+		var list []registry.Change
+		for i := range n {
+			list = append(list, registry.Change{Namespace: &registry.Namespace{
+				Name: fmt.Sprintf("%0200d", i), Labels: map[string]string{"x": strings.Repeat("x", size)},
+			}})
+		}
+		return list
+	}
+	for _, changes := range [][]registry.Change{many(maxTogether, 400), many(16, 250<<10)} {
+		if outcomes, _, err := s.Commit(t.Context(), changes); err != nil || len(outcomes) != len(changes) {
+			t.Errorf("%d at once: %v", len(changes), err)
+		}
+	}
+	before, err := s.snapshot(t.Context())
+	if err != nil || len(before.Changes) != maxTogether {
+		t.Fatalf("%d namespaces, %v", len(before.Changes), err)
+	}
+	twice := append(many(1, 1), many(1, 1)...)
+	for _, changes := range [][]registry.Change{many(maxTogether+1, 1), many(17, 250<<10), twice, {{Node: &registry.Node{Name: "n"}}}} {
+		if _, _, err := s.Commit(t.Context(), changes); !errors.Is(err, registry.ErrInvalid) {
+			t.Errorf("%d at once: %v", len(changes), err)
+		}
+	}
+	if after, err := s.snapshot(t.Context()); err != nil || after.Revision != before.Revision {
+		t.Errorf("something was written, %v", err)
+	}
+}
+
+// TestCommitsMeet: of commits that meet, each is as a whole before or after the other.
+func TestCommitsMeet(t *testing.T) {
+	s := open(t)
+	var group sync.WaitGroup
+	for n := range 4 {
+		group.Go(func() {
+			for i := range 25 {
+				labels := map[string]string{"by": fmt.Sprint(n, "-", i)}
+				one, two := registry.Namespace{Name: "one", Labels: labels}, registry.Namespace{Name: "two", Labels: labels}
+				if _, _, err := s.Commit(t.Context(), []registry.Change{{Namespace: &one}, {Namespace: &two}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	batches := s.Watch(ctx)
+	go func() { group.Wait(); cancel() }()
+	c := registry.NewCatalog()
+	for b := range batches {
+		c.Apply(b)
+		list := c.Namespaces()
+		if len(list) != 0 && (len(list) != 2 || list[0].Labels["by"] != list[1].Labels["by"]) {
+			t.Errorf("at %d: %v", b.Revision, list)
+		}
 	}
 }

@@ -200,6 +200,8 @@ func config(o Options, closing *atomic.Bool) (*embed.Config, error) {
 	cfg.AutoCompactionRetention = compactAfter
 	cfg.BootstrapDefragThresholdMegabytes = defragAtStart
 	cfg.QuotaBackendBytes = o.Quota
+	cfg.MaxTxnOps = maxTogether
+	cfg.MaxRequestBytes = 2 * maxTogetherBytes // keys come twice, and each operation has its own head
 	return cfg, nil
 }
 

@@ -175,11 +175,18 @@ func (s *Store) PutNode(ctx context.Context, n registry.Node) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
 	}
-	rev, err := s.put(ctx, k, v)
+	old, err := s.get(ctx, k)
 	if err != nil {
 		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
 	}
-	return rev, nil
+	if old != nil && string(old.Value) == v {
+		return old.ModRevision, nil
+	}
+	r, err := s.client.Put(ctx, k, v)
+	if err != nil {
+		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
+	}
+	return s.wrote(r.Header.Revision), nil
 }
 
 // KeepOnly deletes every node but one, and the endpoints of all others. A store that is embedded in the

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"github.com/sluice-net/sluice/registry"
@@ -16,7 +15,7 @@ import (
 )
 
 // apply writes all objects of the body, or none: nothing is written before every one of them has
-// been found good.
+// been found good. Namespaces and policies change all at once, and before the services.
 func (s *Server) apply(r *http.Request) (any, error) {
 	body, err := readBody(r, MaxBody)
 	if err != nil {
@@ -30,73 +29,85 @@ func (s *Server) apply(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out api.Results
-	var revision int64
+	results := make([]api.Result, len(objects))
+	revision, err := s.commit(r.Context(), objects, results)
+	if err != nil {
+		return nil, err
+	}
 	for i, o := range objects {
-		result, rev, err := s.put(r.Context(), o, before[i])
+		if o.Service == nil {
+			continue
+		}
+		stored, rev, err := s.Store.PutService(r.Context(), *o.Service)
 		if err != nil {
 			e := refusal(o, err)
-			e.Results = out.Results
+			e.Results = done(results)
 			return nil, e
 		}
 		revision = max(revision, rev)
-		out.Results = append(out.Results, result)
+		action := api.Created
+		if old := before[i]; old != nil && equal(*old, stored) {
+			action = api.Unchanged
+		} else if old != nil {
+			action = api.Configured
+		}
+		results[i] = api.Result{Kind: kube.Service, Name: stored.Name, Action: action, VIPs: stored.VIPs}
 	}
+	out := api.Results{Results: results}
 	s.synced(r.Context(), revision, &out)
 	return out, nil
 }
 
-// put writes one object. before is what stood in its place.
-func (s *Server) put(ctx context.Context, o kube.Object, before kube.Object) (api.Result, int64, error) {
-	id := o.ID()
-	out := api.Result{Kind: id.Kind, Name: id.Name, Action: api.Configured}
-	var rev int64
-	var err error
-	var exists, same bool
-	switch {
-	case o.Service != nil:
-		var stored registry.Service
-		stored, rev, err = s.Store.PutService(ctx, *o.Service)
-		out.VIPs = stored.VIPs
-		exists = before.Service != nil
-		same = exists && equal(before.Service.Service, stored)
-	case o.Policy != nil:
-		rev, err = s.Store.PutPolicy(ctx, *o.Policy)
-		exists = before.Policy != nil
-		same = exists && reflect.DeepEqual(before.Policy, o.Policy)
-	default:
-		rev, err = s.Store.PutNamespace(ctx, *o.Namespace)
-		exists = before.Namespace != nil
-		same = exists && maps.Equal(before.Namespace.Labels, o.Namespace.Labels)
+// commit writes those objects that are no services, and fills in their results.
+func (s *Server) commit(ctx context.Context, objects []kube.Object, results []api.Result) (int64, error) {
+	var changes []registry.Change
+	var places []int
+	for i, o := range objects {
+		if o.Service == nil {
+			changes = append(changes, registry.Change{Namespace: o.Namespace, Policy: o.Policy})
+			places = append(places, i)
+		}
 	}
-	if !exists {
-		out.Action = api.Created
-	} else if same {
-		out.Action = api.Unchanged
+	outcomes, revision, err := s.Store.Commit(ctx, changes)
+	if err != nil {
+		return 0, err
 	}
-	return out, rev, err
+	for i, place := range places {
+		id := objects[place].ID()
+		results[place] = api.Result{Kind: id.Kind, Name: id.Name, Action: string(outcomes[i])}
+	}
+	return revision, nil
 }
 
-// checkAll asks the store about every object. It returns the objects as they are now, empty where there
-// is none.
-func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]kube.Object, error) {
-	before := make([]kube.Object, len(objects))
+// done leaves out the results of what was not done.
+func done(results []api.Result) []api.Result {
+	return slices.DeleteFunc(results, func(r api.Result) bool { return r.Action == "" })
+}
+
+// checkAll asks the store about every object. It returns the services as they are now.
+func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]*registry.Service, error) {
+	before := make([]*registry.Service, len(objects))
 	owners := map[netip.Addr]registry.Name{}
 	var all *api.Error
 	for i, o := range objects {
-		old, err := s.checkOne(ctx, o, owners)
-		if err != nil {
-			e := refusal(o, err)
-			if e.Status >= 500 && e.Status != http.StatusInsufficientStorage {
-				return nil, e
-			}
-			if all == nil {
-				all = e
-			} else {
-				all.Details = append(all.Details, e.Details...)
-			}
+		var err error
+		if o.Service != nil {
+			before[i], err = s.checkService(ctx, o.Service, owners)
+		} else {
+			err = s.Store.Check(registry.Change{Namespace: o.Namespace, Policy: o.Policy})
 		}
-		before[i] = old
+		if err == nil {
+			continue
+		}
+		e := refusal(o, err)
+		if e.Status >= 500 && e.Status != http.StatusInsufficientStorage {
+			return nil, e
+		}
+		if all == nil {
+			all = e
+		} else {
+			all.Details = append(all.Details, e.Details...)
+		}
 	}
 	if all != nil {
 		return nil, all
@@ -104,35 +115,22 @@ func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]kube.Ob
 	return before, nil
 }
 
-// checkOne asks the store about one object. owners holds the addresses that the objects before it ask for.
-func (s *Server) checkOne(ctx context.Context, o kube.Object, owners map[netip.Addr]registry.Name) (kube.Object, error) {
-	switch {
-	case o.Policy != nil:
-		old, exists, err := s.Store.CheckPolicy(ctx, *o.Policy)
-		if !exists {
-			return kube.Object{}, err
-		}
-		return kube.Object{Policy: &old}, err
-	case o.Namespace != nil:
-		old, exists, err := s.Store.CheckNamespace(ctx, *o.Namespace)
-		if !exists {
-			return kube.Object{}, err
-		}
-		return kube.Object{Namespace: &old}, err
-	}
-	old, exists, err := s.Store.CheckService(ctx, *o.Service)
+// checkService asks the store about one service, and returns it as it is now. owners holds the addresses
+// that the services before it ask for.
+func (s *Server) checkService(ctx context.Context, req *registry.ServiceRequest, owners map[netip.Addr]registry.Name) (*registry.Service, error) {
+	old, exists, err := s.Store.CheckService(ctx, *req)
 	if err == nil {
-		for _, a := range o.Service.VIPs {
+		for _, a := range req.VIPs {
 			if other, taken := owners[a]; taken {
 				err = fmt.Errorf("%w: %s is asked for by service %s too", registry.ErrVIPTaken, a, other)
 			}
-			owners[a] = o.Service.Name
+			owners[a] = req.Name
 		}
 	}
 	if !exists {
-		return kube.Object{}, err
+		return nil, err
 	}
-	return kube.Object{Service: &registry.ServiceRequest{Service: old}}, err
+	return &old, err
 }
 
 // faults makes an answer of what is wrong with documents.
@@ -192,42 +190,76 @@ func (s *Server) deleteDocuments(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, faults(err)
 	}
-	var out api.Results
-	var revision int64
-	for _, id := range ids {
-		rev, err := s.remove(r.Context(), id)
+	results := make([]api.Result, len(ids))
+	revision, err := s.remove(r.Context(), ids, results)
+	if err != nil {
+		return nil, err
+	}
+	for i, id := range ids {
+		if id.Kind != kube.Service {
+			continue
+		}
+		rev, err := s.Store.DeleteService(r.Context(), id.Name)
 		action := api.Deleted
 		if errors.Is(err, registry.ErrNotFound) {
 			action = api.NotFound
 		} else if err != nil {
 			e := asError(err)
-			e.Results = out.Results
+			e.Results = done(results)
 			return nil, e
 		}
 		revision = max(revision, rev)
-		out.Results = append(out.Results, api.Result{Kind: id.Kind, Name: id.Name, Action: action})
+		results[i] = api.Result{Kind: id.Kind, Name: id.Name, Action: action}
 	}
+	out := api.Results{Results: results}
 	s.synced(r.Context(), revision, &out)
 	return out, nil
 }
 
-func (s *Server) remove(ctx context.Context, id kube.ID) (int64, error) {
-	if policy, ok := id.Policy(); ok {
-		return s.Store.DeletePolicy(ctx, policy)
+// remove deletes what is no service, all at once, and fills in the results. What is named twice is not
+// found the second time.
+func (s *Server) remove(ctx context.Context, ids []kube.ID, results []api.Result) (int64, error) {
+	var changes []registry.Change
+	var places []int
+	seen := map[kube.ID]bool{}
+	for i, id := range ids {
+		results[i] = api.Result{Kind: id.Kind, Name: id.Name, Action: api.NotFound}
+		if id.Kind == kube.Service {
+			results[i].Action = ""
+		} else if !seen[id] {
+			changes = append(changes, deletion(id))
+			places = append(places, i)
+		}
+		seen[id] = true
 	}
-	if id.Kind == kube.Namespace {
-		return s.Store.DeleteNamespace(ctx, id.Name.Name)
+	outcomes, revision, err := s.Store.Commit(ctx, changes)
+	if err != nil {
+		return 0, err
 	}
-	return s.Store.DeleteService(ctx, id.Name)
+	for i, place := range places {
+		results[place].Action = string(outcomes[i])
+	}
+	return revision, nil
 }
 
-// deleteOne answers a DELETE of one object.
+func deletion(id kube.ID) registry.Change {
+	if policy, ok := id.Policy(); ok {
+		return registry.Change{Policy: &registry.Policy{PolicyID: policy}, Deleted: true}
+	}
+	return registry.Change{Namespace: &registry.Namespace{Name: id.Name.Name}, Deleted: true}
+}
+
+// deleteOne answers a DELETE of one object that is no service.
 func (s *Server) deleteOne(r *http.Request, id kube.ID) (any, error) {
-	rev, err := s.remove(r.Context(), id)
+	results := make([]api.Result, 1)
+	revision, err := s.remove(r.Context(), []kube.ID{id}, results)
 	if err != nil {
 		return nil, err
 	}
-	out := api.Results{Results: []api.Result{{Kind: id.Kind, Name: id.Name, Action: api.Deleted}}}
-	s.synced(r.Context(), rev, &out)
+	if results[0].Action == api.NotFound {
+		return nil, fmt.Errorf("delete %s: %w", id, registry.ErrNotFound)
+	}
+	out := api.Results{Results: results}
+	s.synced(r.Context(), revision, &out)
 	return out, nil
 }

@@ -12,54 +12,52 @@ import (
 	"github.com/sluice-net/sluice/registry/api"
 )
 
-func (s *fakeStore) CheckPolicy(_ context.Context, p registry.Policy) (registry.Policy, bool, error) {
-	old, ok := s.catalog.Policy(p.PolicyID)
-	if p.Name.Name == "refused" {
-		return old, ok, fmt.Errorf("%w: too much", registry.ErrInvalid)
+func (s *fakeStore) Check(c registry.Change) error {
+	if c.Policy != nil && c.Policy.Name.Name == "refused" || c.Namespace != nil && c.Namespace.Name == "refused" {
+		return fmt.Errorf("%w: too much", registry.ErrInvalid)
 	}
-	return old, ok, nil
+	return nil
 }
 
-func (s *fakeStore) PutPolicy(_ context.Context, p registry.Policy) (int64, error) {
-	s.puts = append(s.puts, p.PolicyID.String())
-	return s.write(registry.Change{Policy: &p}), nil
-}
-
-func (s *fakeStore) DeletePolicy(_ context.Context, id registry.PolicyID) (int64, error) {
-	if _, ok := s.catalog.Policy(id); !ok {
-		return 0, fmt.Errorf("delete %s: %w", id, registry.ErrNotFound)
+func (s *fakeStore) Commit(_ context.Context, changes []registry.Change) ([]registry.Outcome, int64, error) {
+	if len(changes) == 0 {
+		return nil, 0, nil
 	}
-	return s.write(registry.Change{Policy: &registry.Policy{PolicyID: id}, Deleted: true}), nil
-}
-
-// namespace returns the labels of a namespace that has some.
-func (s *fakeStore) namespace(name string) (registry.Namespace, bool) {
-	for _, n := range s.catalog.Namespaces() {
-		if n.Name == name && len(n.Labels) > 0 {
-			return n, true
+	if s.fail != nil {
+		return nil, 0, s.fail
+	}
+	var list []registry.Outcome
+	for _, c := range changes {
+		exists, same := s.stands(c)
+		switch {
+		case c.Deleted && exists:
+			list = append(list, registry.Deleted)
+		case c.Deleted:
+			list = append(list, registry.NotFound)
+		case same:
+			list = append(list, registry.Unchanged)
+		case exists:
+			list = append(list, registry.Configured)
+		default:
+			list = append(list, registry.Created)
 		}
 	}
-	return registry.Namespace{}, false
+	s.puts = append(s.puts, fmt.Sprint(len(changes), " at once"))
+	return list, s.write(changes...), nil
 }
 
-func (s *fakeStore) CheckNamespace(_ context.Context, n registry.Namespace) (registry.Namespace, bool, error) {
-	old, ok := s.namespace(n.Name)
-	if n.Name == "refused" {
-		return old, ok, fmt.Errorf("%w: too much", registry.ErrInvalid)
+// stands reports whether an object is there, and is the same.
+func (s *fakeStore) stands(c registry.Change) (exists, same bool) {
+	if c.Policy != nil {
+		old, ok := s.catalog.Policy(c.Policy.PolicyID)
+		return ok, ok && reflect.DeepEqual(old, *c.Policy)
 	}
-	return old, ok, nil
-}
-
-func (s *fakeStore) PutNamespace(_ context.Context, n registry.Namespace) (int64, error) {
-	s.puts = append(s.puts, n.Name)
-	return s.write(registry.Change{Namespace: &n}), nil
-}
-
-func (s *fakeStore) DeleteNamespace(_ context.Context, name string) (int64, error) {
-	if _, ok := s.namespace(name); !ok {
-		return 0, fmt.Errorf("delete namespace %s: %w", name, registry.ErrNotFound)
+	for _, n := range s.catalog.Namespaces() {
+		if n.Name == c.Namespace.Name && len(n.Labels) > 0 {
+			return true, reflect.DeepEqual(n, *c.Namespace)
+		}
 	}
-	return s.write(registry.Change{Namespace: &registry.Namespace{Name: name}, Deleted: true}), nil
+	return false, false
 }
 
 const guarded = `---
@@ -109,7 +107,11 @@ func TestApplyPolicies(t *testing.T) {
 	if err != nil || did(r) != want {
 		t.Errorf("delete: %s, %v; want %s", did(r), err, want)
 	}
-	r, err = f.client.DeleteDocuments(t.Context(), []byte(guarded))
+	if n := len(f.store.puts); n != 6 || f.store.puts[0] != "3 at once" {
+		t.Errorf("written: %v; want the three objects at once, each time", f.store.puts)
+	}
+	r, err = f.client.DeleteDocuments(t.Context(), []byte(guarded+guarded))
+	want += "; " + want
 	if err != nil || did(r) != strings.ReplaceAll(want, "deleted", "not found") {
 		t.Errorf("delete again: %s, %v", did(r), err)
 	}
@@ -128,6 +130,14 @@ func TestApplyPoliciesRefuses(t *testing.T) {
 		if err == nil || err.Error() != want {
 			t.Errorf("error %q, want %q", err, want)
 		}
+	}
+	f.store.fail = fmt.Errorf("%w: so many", registry.ErrInvalid)
+	var e *api.Error
+	if _, err := f.client.Apply(t.Context(), []byte(yaml("a", "")+guarded)); !errors.As(err, &e) || e.Status != 422 || len(e.Results) > 0 {
+		t.Errorf("a commit that is refused: %v", err)
+	}
+	if _, err := f.client.DeleteDocuments(t.Context(), []byte(yaml("a", "")+guarded)); !errors.As(err, &e) || e.Status != 422 || len(e.Results) > 0 {
+		t.Errorf("a deletion that is refused: %v", err)
 	}
 	if len(f.store.puts) > 0 {
 		t.Errorf("%v were written", f.store.puts)

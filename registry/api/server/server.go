@@ -24,18 +24,17 @@ const (
 	bodyReadPeriod = 10 * time.Second
 )
 
-// Store is where objects are written. A Check says whether the Put of the same object would be taken, and
-// returns the object as it is now, if it is.
+// Store is where objects are written.
 type Store interface {
+	// CheckService says whether PutService would take a request, and returns the service as it is
+	// now, if it is.
 	CheckService(context.Context, registry.ServiceRequest) (old registry.Service, exists bool, err error)
 	PutService(context.Context, registry.ServiceRequest) (registry.Service, int64, error)
 	DeleteService(context.Context, registry.Name) (int64, error)
-	CheckPolicy(context.Context, registry.Policy) (old registry.Policy, exists bool, err error)
-	PutPolicy(context.Context, registry.Policy) (int64, error)
-	DeletePolicy(context.Context, registry.PolicyID) (int64, error)
-	CheckNamespace(context.Context, registry.Namespace) (old registry.Namespace, exists bool, err error)
-	PutNamespace(context.Context, registry.Namespace) (int64, error)
-	DeleteNamespace(context.Context, string) (int64, error)
+	// Check says whether Commit would take a change by itself.
+	Check(registry.Change) error
+	// Commit writes and deletes namespaces and policies, all or none, and says what became of each.
+	Commit(context.Context, []registry.Change) ([]registry.Outcome, int64, error)
 	LabelEndpoint(ctx context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error)
 }
 

@@ -29,9 +29,9 @@ type fakeStore struct {
 	puts     []string
 }
 
-func (s *fakeStore) write(c registry.Change) int64 {
+func (s *fakeStore) write(changes ...registry.Change) int64 {
 	s.revision++
-	s.catalog.Apply(registry.Batch{Revision: s.revision, Changes: []registry.Change{c}})
+	s.catalog.Apply(registry.Batch{Revision: s.revision, Changes: changes})
 	return s.revision
 }
 

@@ -11,7 +11,14 @@ import (
 )
 
 func (s *Server) deleteService(r *http.Request) (any, error) {
-	return s.deleteOne(r, kube.ID{Kind: kube.Service, Name: pathName(r)})
+	n := pathName(r)
+	rev, err := s.Store.DeleteService(r.Context(), n)
+	if err != nil {
+		return nil, err
+	}
+	out := api.Results{Results: []api.Result{{Kind: kube.Service, Name: n, Action: api.Deleted}}}
+	s.synced(r.Context(), rev, &out)
+	return out, nil
 }
 
 func (s *Server) services(r *http.Request) (any, error) {
