@@ -13,15 +13,34 @@ func (d *Delta) empty() bool {
 }
 
 // settle brings identities and rules up to date and tells what has changed.
-//
-// Identities that no address has any more are peers like others until the end: while the Delta is being
-// carried out some addresses have their old identity yet, and others the new one already.
 func (e *Engine) settle() Delta {
 	var delta Delta
+	gone := e.update(&delta)
+	e.tellRules(&delta)
+	e.close(&delta, gone)
+	return delta
+}
+
+// settleRules is settle when only rules can have changed.
+func (e *Engine) settleRules() []Delta {
+	var delta Delta
+	gone := e.update(&delta)
+	if opposed, joins := e.opposed(); opposed {
+		return e.phases(joins)
+	}
+	e.tellRules(&delta)
+	e.close(&delta, gone)
+	return []Delta{delta}
+}
+
+// update works out all that has to be, and returns the identities that no address has any more. They are
+// peers like others until then: while the Delta is being carried out some addresses have their old
+// identity yet, and others the new one already.
+func (e *Engine) update(delta *Delta) (gone []*identity) {
 	touched := slices.SortedFunc(maps.Keys(e.touched), func(a, b *site) int { return a.prefix.Compare(b.prefix) })
 	clear(e.touched)
 	for _, s := range touched {
-		e.reidentify(s, &delta)
+		e.reidentify(s, delta)
 	}
 	for w, sides := range e.dirty {
 		for d := range sides {
@@ -31,8 +50,6 @@ func (e *Engine) settle() Delta {
 		}
 	}
 	clear(e.dirty)
-
-	var gone []*identity
 	for q := range e.loose {
 		if q.refs == 0 {
 			gone = append(gone, q)
@@ -40,10 +57,18 @@ func (e *Engine) settle() Delta {
 		}
 	}
 	clear(e.loose)
-	e.tellRules(&delta)
+	return gone
+}
+
+// close ends a Delta.
+func (e *Engine) close(delta *Delta, gone []*identity) {
+	clear(e.changes)
 	for _, q := range e.fresh {
 		delta.New = append(delta.New, q.Identity)
 		q.fresh = false
+		if q.workload != nil {
+			q.workload.fresh = false
+		}
 	}
 	e.fresh = e.fresh[:0]
 	for _, q := range gone {
@@ -51,7 +76,6 @@ func (e *Engine) settle() Delta {
 		e.unlink(q)
 	}
 	slices.Sort(delta.Gone)
-	return delta
 }
 
 // forgetPeer takes the entries for an identity out of all rules.
@@ -121,8 +145,11 @@ func (e *Engine) tellRules(delta *Delta) {
 			}
 		}
 	}
-	clear(e.changes)
-	slices.SortFunc(delta.Rules, func(a, b Rules) int {
+	sortRules(delta.Rules)
+}
+
+func sortRules(list []Rules) {
+	slices.SortFunc(list, func(a, b Rules) int {
 		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Direction, b.Direction))
 	})
 }

@@ -70,25 +70,27 @@ func New(node string) *Engine {
 // The Deltas are to be carried out in order, each completely before the next. There are several when
 // one would open a moment in which a flow meets neither the verdict of before nor that of after: new
 // blocks split identities first, then the policies change, and blocks that are gone merge them last.
+// If one side of a flow may become stricter and the other one laxer, the stricter ones come first.
 func (e *Engine) Apply(changes []registry.Change, snapshot bool) []Delta {
 	b := e.sort(changes, snapshot)
 	var deltas []Delta
-	tell := func() {
-		if d := e.settle(); !d.empty() {
-			deltas = append(deltas, d)
+	tell := func(list ...Delta) {
+		for _, d := range list {
+			if !d.empty() {
+				deltas = append(deltas, d)
+			}
 		}
 	}
 	// The first snapshot has no before: it is one step.
-	between := tell
-	if snapshot && !e.synced {
-		between = func() {}
-	}
+	steps := e.synced || !snapshot
 	for _, id := range b.policyIDs {
 		if p := b.policies[id]; p != nil {
 			e.holdBlocks(p)
 		}
 	}
-	between()
+	if steps {
+		tell(e.settle())
+	}
 	for _, name := range slices.Sorted(maps.Keys(b.namespaces)) {
 		e.setNamespace(name, b.namespaces[name])
 	}
@@ -99,7 +101,9 @@ func (e *Engine) Apply(changes []registry.Change, snapshot bool) []Delta {
 		}
 		e.setPolicy(id, b.policies[id])
 	}
-	between()
+	if steps {
+		tell(e.settleRules()...)
+	}
 	for _, id := range b.endpointIDs {
 		ep := e.endpoint(id)
 		ep.known = b.endpoints[id]
@@ -108,11 +112,13 @@ func (e *Engine) Apply(changes []registry.Change, snapshot bool) []Delta {
 	if b.node {
 		e.setNode(b.addresses)
 	}
-	between()
+	if steps {
+		tell(e.settle())
+	}
 	for _, p := range released {
 		e.unholdBlocks(p)
 	}
-	tell()
+	tell(e.settle())
 	e.synced = e.synced || snapshot
 	return deltas
 }

@@ -36,6 +36,7 @@ type workload struct {
 	*spec
 	namespace  *namespace
 	identities []*identity
+	fresh      bool                   // none of them has been told of yet
 	selectors  map[*selector]struct{} // that choose it
 	sides      [2]side                // by direction
 }
@@ -168,7 +169,7 @@ func (e *Engine) workload(s *spec) *workload {
 	if w := e.workloads[s.key]; w != nil {
 		return w
 	}
-	w := &workload{spec: s, namespace: e.namespace(s.Namespace)}
+	w := &workload{spec: s, namespace: e.namespace(s.Namespace), fresh: true}
 	w.namespace.workloads++
 	e.workloads[s.key] = w
 	e.index.addWorkload(w)

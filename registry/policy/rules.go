@@ -66,10 +66,19 @@ func (e *Engine) dirtySide(w *workload, d int) *dirtySide {
 
 // change collects the Rules of one side for a Delta.
 type change struct {
-	def     bool
+	def     bool // it is another one than oldDef
+	oldDef  *Verdicts
 	set     map[ID]*Verdicts
 	removed []ID
+	old     map[ID]*Verdicts // the entries that were set or removed, as before; nil: there was none
 	gone    map[ID]*Verdicts // Rules.Gone, with the verdicts for those who have to learn them first
+}
+
+func (c *change) note(id ID, old *Verdicts) {
+	if c.old == nil {
+		c.old = map[ID]*Verdicts{}
+	}
+	c.old[id] = old
 }
 
 // sideOf names a side.
@@ -106,7 +115,8 @@ func (e *Engine) refresh(w *workload, d int, dirty *dirtySide) {
 	}
 	full := dirty.full || def != s.def || closers != s.closers
 	if def != s.def {
-		e.change(w, d).def = true
+		c := e.change(w, d)
+		c.def, c.oldDef = true, s.def
 	}
 	s.def, s.closers = def, closers
 	if !full {
@@ -150,19 +160,27 @@ func (e *Engine) setEntry(w *workload, d int, q *identity) {
 	if v == old {
 		return
 	}
-	c := e.change(w, d)
-	for _, set := range []*map[ID]*Verdicts{&s.set, &c.set} {
-		if *set == nil {
-			*set = map[ID]*Verdicts{}
-		}
-		(*set)[q.ID] = v
+	if s.set == nil {
+		s.set = map[ID]*Verdicts{}
 	}
+	s.set[q.ID] = v
+	if w.fresh {
+		return // all of it will be told
+	}
+	c := e.change(w, d)
+	if c.set == nil {
+		c.set = map[ID]*Verdicts{}
+	}
+	c.set[q.ID] = v
+	c.note(q.ID, old)
 }
 
 func (e *Engine) removeEntry(w *workload, d int, id ID) {
-	delete(w.sides[d].set, id)
+	s := &w.sides[d]
 	c := e.change(w, d)
 	c.removed = append(c.removed, id)
+	c.note(id, s.set[id])
+	delete(s.set, id)
 }
 
 // calculation works out the verdicts of one side. Peers that the same rules match are alike: they are
