@@ -69,6 +69,11 @@ func (b *bench) find(node *nstest.Node, client *nstest.Container) error {
 	if b.veth, err = netlink.LinkByIndex(routes[0].LinkIndex); err != nil {
 		return err
 	}
+	return b.open()
+}
+
+// open takes hold of the program that is attached to the veth.
+func (b *bench) open() error {
 	id, err := b.attached()
 	if err != nil {
 		return fmt.Errorf("find from_pod on %s: %w", b.veth.Attrs().Name, err)
