@@ -1,6 +1,6 @@
 // Command demo shows Sluice's main job on a test node: containers reach a service by its virtual
-// address, translated in the kernel, whatever becomes of a backend or of the agent. It is what make
-// demo runs. Nothing of it leaves the machine, and nothing stays behind.
+// address, translated in the kernel, if policies let them, whatever becomes of a backend or of the
+// agent. It is what make demo runs. Nothing of it leaves the machine, and nothing stays behind.
 package main
 
 import (
