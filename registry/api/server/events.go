@@ -11,8 +11,8 @@ import (
 	"github.com/sluice-net/sluice/registry/api"
 )
 
-// streamWrite bounds how long a client may leave a stream unread; what happens meanwhile it misses.
-const streamWrite = 30 * time.Second
+// defaultStreamWrite bounds how long a client may leave a stream unread; what happens meanwhile it misses.
+const defaultStreamWrite = 30 * time.Second
 
 // Observer looks at what this node's dataplane does.
 type Observer interface {
@@ -61,7 +61,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			}
 		}()
 	}
-	sendEvents(ctx, w, stream, q.Limit)
+	s.sendEvents(ctx, w, stream, q.Limit)
 }
 
 func (s *Server) beginEvents(q api.EventQuery) (EventStream, error) {
@@ -87,7 +87,7 @@ func (s *Server) beginEvents(q api.EventQuery) (EventStream, error) {
 }
 
 // sendEvents writes events until the client goes, does not read, or has as many as it wants.
-func sendEvents(ctx context.Context, w http.ResponseWriter, stream EventStream, limit uint64) {
+func (s *Server) sendEvents(ctx context.Context, w http.ResponseWriter, stream EventStream, limit uint64) {
 	c := http.NewResponseController(w)
 	// The server's bound on reading is for the request, which has come. Where there can be none, there
 	// was none.
@@ -106,7 +106,7 @@ func sendEvents(ctx context.Context, w http.ResponseWriter, stream EventStream, 
 		if e.Type != registry.EventLost {
 			sent++
 		}
-		_ = c.SetWriteDeadline(time.Now().Add(streamWrite))
+		_ = c.SetWriteDeadline(time.Now().Add(s.streamWrite))
 		if out.Encode(e) != nil || c.Flush() != nil {
 			return
 		}

@@ -68,6 +68,7 @@ func (o *fakeObserver) Why(p registry.Probe) (registry.TraceFlow, error) {
 // observed is an API with an observer, and two containers: shop/client of this node and shop/far of another.
 type observed struct {
 	*fakeObserver
+	server   *Server
 	client   *api.Client
 	socket   string
 	stopping chan struct{}
@@ -110,10 +111,11 @@ func serveObserver(t *testing.T) *observed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewUnstartedServer(New(Options{
+	o.server = New(Options{
 		Store: &fakeStore{catalog: catalog}, Catalog: catalog, Agent: &fakeAgent{}, Version: api.Version{Version: "v1", Node: "n1"},
 		Observer: o.fakeObserver, Stopping: o.stopping,
-	}))
+	})
+	s := httptest.NewUnstartedServer(o.server)
 	s.Listener.Close()
 	s.Listener = l
 	s.Config.ReadTimeout = 50 * time.Millisecond // of a request; streams go on
@@ -238,26 +240,35 @@ func TestEventsEnd(t *testing.T) {
 	}
 }
 
-// TestEventsDeafClient: a client that does not read ends its stream, not the agent.
+// TestEventsDeafClient: a stream that nobody reads ends, with its client or when its time is over.
 func TestEventsDeafClient(t *testing.T) {
-	o := serveObserver(t)
-	conn, err := net.Dial("unix", o.socket)
-	if err != nil {
-		t.Fatal(err)
+	for name, x := range map[string]struct {
+		patience time.Duration
+		end      func(net.Conn)
+	}{
+		"gone":   {time.Hour, func(conn net.Conn) { conn.Close() }},
+		"asleep": {time.Second, func(net.Conn) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := serveObserver(t)
+			o.server.streamWrite = x.patience
+			conn, err := net.Dial("unix", o.socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			// More than a socket holds.
+			o.send(t, &registry.Event{Type: registry.EventDrop, Source: registry.Party{Group: strings.Repeat("x", 4<<20)}})
+			if o.open.Load() != 1 {
+				t.Error("the stream has ended at once")
+			}
+			x.end(conn)
+			o.awaitClosed(t)
+		})
 	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	big := &registry.Event{Type: registry.EventDrop, Source: registry.Party{Group: strings.Repeat("x", 100_000)}}
-	for range 3 { // more than a socket holds
-		o.send(t, big)
-	}
-	if o.open.Load() != 1 {
-		t.Error("the stream has ended at once")
-	}
-	conn.Close()
-	o.awaitClosed(t)
 }
 
 func TestEventsRefuses(t *testing.T) {

@@ -64,7 +64,8 @@ type Options struct {
 // Server is the API's http.Handler, for all paths below /v1/.
 type Server struct {
 	Options
-	mux *http.ServeMux
+	mux         *http.ServeMux
+	streamWrite time.Duration // for each event of a stream
 }
 
 // New returns a server.
@@ -75,7 +76,7 @@ func New(o Options) *Server {
 	if o.SyncTimeout == 0 {
 		o.SyncTimeout = defaultSync
 	}
-	s := &Server{Options: o, mux: http.NewServeMux()}
+	s := &Server{Options: o, mux: http.NewServeMux(), streamWrite: defaultStreamWrite}
 	s.handle("GET /v1/status", s.status)
 	s.handle("GET /v1/version", s.version)
 	s.handle("GET /v1/check", s.check)
