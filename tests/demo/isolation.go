@@ -2,12 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
 	"time"
-
-	"errors"
 )
 
 // isolation lets nobody but front to the web containers; the client is not front until it is given the
