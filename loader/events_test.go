@@ -244,6 +244,7 @@ func FuzzEvent(f *testing.F) {
 func TestEventsFanOut(t *testing.T) {
 	h, ring, _ := testHub(t)
 	ring.records <- recordOf(dropEvent(t, 1)) // nobody listens
+	ring.records <- nil                       // when this is taken, that is done
 	all := subscribe(t, h, registry.EventFilter{})
 	some := subscribe(t, h, registry.EventFilter{Port: 3})
 	ring.records <- []byte("short")
@@ -293,6 +294,7 @@ func TestEventsSlowStream(t *testing.T) {
 			t.Fatalf("event %d of the quick stream: %+v", i, e)
 		}
 	}
+	ring.records <- nil // when this is taken, the last one was handed to both
 	if e := next(t, slow); e.Type != registry.EventLost || e.Missed != more || e.Lost != 0 {
 		t.Errorf("got %+v, want news of %d missed events", e, more)
 	}
