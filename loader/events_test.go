@@ -191,7 +191,7 @@ func TestEventNames(t *testing.T) {
 		{func(e *podEvent) { e.SrcEndpoint, e.SrcIdentity = 0, identityWorld }, "world 10.244.1.10:40000  "},
 		{func(e *podEvent) { e.SrcEndpoint, e.SrcIdentity = 0, identityNode }, "node node:40000  "},
 		{func(e *podEvent) { e.SrcEndpoint, e.SrcIdentity = 0, 9 }, "block 10.244.1.10:40000 203.0.113.0/24,203.0.0.0/16 "},
-		{func(e *podEvent) { e.SrcEndpoint, e.SrcIdentity = 0, 8 }, "block 10.244.1.10:40000 shop{a=1,b=2} "},
+		{func(e *podEvent) { e.SrcEndpoint, e.SrcIdentity = 0, 8 }, "container 10.244.1.10:40000 shop{a=1,b=2} "},
 		{func(e *podEvent) { e.SrcEndpoint = 99 }, "container 10.244.1.10:40000  "},
 		{func(e *podEvent) { e.SrcEndpoint, e.SrcIdentity = 0, 0 }, "forged 10.244.1.10:40000  sl7"},
 		{func(e *podEvent) { e.SrcEndpoint, e.SrcIdentity, e.Ifindex = 0, 0, 8 }, "forged 10.244.1.10:40000  "},
