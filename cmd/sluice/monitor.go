@@ -163,7 +163,7 @@ func partyText(p registry.Party) string {
 	switch {
 	case p.Workload == nil && !p.Address.IsValid():
 		return "-"
-	case p.Workload != nil, p.Kind == registry.PartyNode, p.Kind == "":
+	case p.Workload != nil, p.Kind == registry.PartyNode, p.Kind == registry.PartyContainer, p.Kind == "":
 		return text
 	case p.Group != "":
 		return text + " (" + p.Group + ")"

@@ -122,12 +122,15 @@ func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
 	}
 	attach, _ := attachMode(c.Datapath.Attach)
 	return loader.Open(loader.Options{
-		Node:              c.Node.Name,
 		Attach:            attach,
 		BPFFS:             c.Paths.BPFFS,
 		Cgroup:            cgroup,
 		SocketTranslation: c.Datapath.SocketTranslation,
 		Sizes:             loader.DefaultSizes().Scale(c.Datapath.MapScale),
+		Node:              c.Node.Name,
+		PolicyAudit:       c.Policy.Audit,
+		EventRate:         uint32(c.Events.Rate),
+		EventSample:       uint32(c.Events.Sample),
 		Logger:            log.With("part", "loader"),
 	})
 }

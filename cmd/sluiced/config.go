@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -39,6 +40,13 @@ type Config struct {
 		MapScale          float64 // multiplies the default size of every BPF map
 		Attach            string  // how programs come onto veths: auto, tcx or clsact
 	}
+	Policy struct {
+		Audit bool // no policy drops anything: what it would drop is reported
+	}
+	Events struct {
+		Rate   int // events that each CPU reports at most a second
+		Sample int // report the verdict on one of so many new flows; 0: on none
+	}
 	Metrics struct {
 		Listen string // loopback ADDRESS:PORT of the Prometheus endpoint; empty: none
 	}
@@ -52,6 +60,8 @@ const (
 	socketName = "sluiced.sock"
 	// maxConfig bounds the configuration file, in bytes.
 	maxConfig = 1 << 20
+	// maxEventRate fills the ring buffer of events in a tenth of a second.
+	maxEventRate = 100_000
 	// maxSocketPath is what a sockaddr_un holds (unix(7)), less the closing NUL and ".new".
 	maxSocketPath = 103
 )
@@ -68,6 +78,7 @@ func defaults() *Config {
 	c.Datapath.SocketTranslation = true
 	c.Datapath.MapScale = 1
 	c.Datapath.Attach = attachAuto
+	c.Events.Rate = 1000
 	c.Metrics.Listen = "127.0.0.1:9464"
 	return c
 }
@@ -150,6 +161,13 @@ func (c *Config) schema(d *document) decoder {
 			"mapScale":          d.number(&c.Datapath.MapScale),
 			"attach":            d.text(&c.Datapath.Attach),
 		}),
+		"policy": d.object(keys{
+			"audit": d.boolean(&c.Policy.Audit),
+		}),
+		"events": d.object(keys{
+			"rate":   d.integer(&c.Events.Rate),
+			"sample": d.integer(&c.Events.Sample),
+		}),
 		"metrics": d.object(keys{
 			"listen": d.text(&c.Metrics.Listen),
 		}),
@@ -171,6 +189,12 @@ func (c *Config) check(d *document) {
 	}
 	if _, ok := attachMode(c.Datapath.Attach); !ok {
 		d.fail("datapath.attach", "%q: want auto, tcx or clsact", c.Datapath.Attach)
+	}
+	if r := c.Events.Rate; r < 1 || r > maxEventRate {
+		d.fail("events.rate", "%d: want 1 to %d", r, maxEventRate)
+	}
+	if n := c.Events.Sample; n < 0 || n > math.MaxInt32 {
+		d.fail("events.sample", "%d: want 0 to %d", n, math.MaxInt32)
 	}
 	if c.Metrics.Listen == "" {
 		return

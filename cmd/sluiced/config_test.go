@@ -53,6 +53,8 @@ registry:   {embedded: {}}
 containers: {cidrs: [10.1.0.0/24], mtu: 1400}
 services:   {cidrs: ["fd00::/112"]}
 datapath:   {socketTranslation: false, mapScale: 2, attach: tcx}
+policy:     {audit: true}
+events:     {rate: 50, sample: 7}
 metrics:    {listen: "[::1]:1"}
 `))
 	if err != nil {
@@ -66,6 +68,8 @@ metrics:    {listen: "[::1]:1"}
 	want.Containers.CIDRs, want.Containers.MTU = prefixes("10.1.0.0/24"), 1400
 	want.Services.CIDRs = prefixes("fd00::/112")
 	want.Datapath.MapScale, want.Datapath.Attach = 2, "tcx"
+	want.Policy.Audit = true
+	want.Events.Rate, want.Events.Sample = 50, 7
 	want.Metrics.Listen = "[::1]:1"
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)

@@ -22,6 +22,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 		Conditions: []api.Condition{
 			condition("registry", a.store.Health(ctx)),
 			condition("maps", a.synced(ctx)),
+			condition("isolation", a.loader.Isolated()),
 			a.wired(),
 		},
 		Ready: true,
