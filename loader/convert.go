@@ -111,6 +111,9 @@ func fromPrefixKey(k prefixKey) netip.Prefix {
 	return netip.PrefixFrom(a, int(k.Length))
 }
 
+// everyIPv4 is the key of 0.0.0.0/0.
+func everyIPv4() prefixKey { return toPrefixKey(netip.PrefixFrom(netip.IPv4Unspecified(), 0)) }
+
 // hostPrefix returns the block of one address.
 func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 

@@ -47,25 +47,24 @@ type naming interface {
 	Explain(subject uint32, d registry.Direction, peer uint32, proto uint8, port uint16) []policy.Reason
 }
 
-// group says what policies know an identity by: the blocks that an address is in, or namespace and labels of a
-// container.
-func group(n naming, identity uint32) (registry.PartyKind, string) {
+// groupName says what policies know an identity by: the blocks that an address is in, or namespace and labels.
+func groupName(n naming, identity uint32) string {
 	i, known := n.IdentityName(identity)
 	switch {
 	case !known:
-		return registry.PartyBlock, ""
+		return ""
 	case i.Workload != nil:
 		labels := make([]string, 0, len(i.Workload.Labels))
 		for _, key := range slices.Sorted(maps.Keys(i.Workload.Labels)) {
 			labels = append(labels, key+"="+i.Workload.Labels[key])
 		}
-		return registry.PartyContainer, i.Workload.Namespace + "{" + strings.Join(labels, ",") + "}"
+		return i.Workload.Namespace + "{" + strings.Join(labels, ",") + "}"
 	}
 	blocks := make([]string, len(i.Blocks))
 	for j, b := range i.Blocks {
 		blocks[j] = b.String()
 	}
-	return registry.PartyBlock, strings.Join(blocks, ",")
+	return strings.Join(blocks, ",")
 }
 
 // eventNames makes events of records.
@@ -136,7 +135,7 @@ func (n *eventNames) party(addr [16]uint8, port uint16, identity, endpoint uint3
 	case identityNone:
 		p.Kind = registry.PartyForged
 	default:
-		p.Kind, p.Group = group(n, identity)
+		p.Kind, p.Group = registry.PartyBlock, groupName(n, identity)
 	}
 	return p
 }

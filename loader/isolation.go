@@ -95,7 +95,7 @@ type identity struct {
 	sides   [2]side                 // by enum direction
 	addrs   map[netip.Addr]struct{} // of containers here that have it in the maps
 	blocks  int                     // entries of prefixes that lead here
-	holders map[*side]struct{}      // that have entries for it
+	holders map[*side]struct{}      // that have a cell for it
 	since   time.Time               // when it began to leave
 	// restored: a predecessor's rules stay as they are until the first snapshot.
 	restored bool
@@ -161,6 +161,7 @@ func newIsolation(t isolationTables, engine compiler, node string, s Sizes, grac
 		key := toPrefixKey(hostPrefix(netip.MustParseAddr(a)))
 		i.fixed[key], i.dirtyPrefixes[key] = i.self, nil
 	}
+	i.dirtyPrefixes[everyIPv4()] = nil
 	return i
 }
 
@@ -414,9 +415,11 @@ func (s *isolation) welcome(info policy.Identity) {
 func (s *side) set(peer *identity, c cell) {
 	if c == (cell{}) {
 		delete(s.cells, peer)
+		delete(peer.holders, s)
 		return
 	}
 	s.cells[peer] = c
+	peer.holders[s] = struct{}{}
 }
 
 func (s *isolation) touchSide(side *side) { s.dirtySides[side] = struct{}{} }
@@ -526,27 +529,34 @@ func (s *isolation) closedIdentities() (n int, why error) {
 	return len(closed), closed[first]
 }
 
-// isFull says whether something found no room.
-func (s *isolation) isFull() bool {
+// eachError visits why what failed did.
+func (s *isolation) eachError(visit func(error)) {
 	for _, err := range s.failedSides {
-		if errors.Is(err, ErrFull) {
-			return true
-		}
+		visit(err)
 	}
 	for _, err := range s.unnumbered {
-		if errors.Is(err, ErrFull) {
-			return true
-		}
+		visit(err)
 	}
 	for _, err := range s.dirtyAddrs {
-		if errors.Is(err, ErrFull) {
-			return true
-		}
+		visit(err)
 	}
 	for _, err := range s.dirtyPrefixes {
-		if errors.Is(err, ErrFull) {
-			return true
-		}
+		visit(err)
 	}
-	return false
+}
+
+// troubles counts what failed.
+func (s *isolation) troubles() (n int) {
+	s.eachError(func(err error) {
+		if err != nil {
+			n++
+		}
+	})
+	return n
+}
+
+// isFull says whether something found no room.
+func (s *isolation) isFull() (full bool) {
+	s.eachError(func(err error) { full = full || errors.Is(err, ErrFull) })
+	return full
 }

@@ -179,7 +179,13 @@ func (s *isolation) wantPrefix(key prefixKey) *identity {
 			}
 		}
 	}
-	return s.blocks[key]
+	if i := s.blocks[key]; i != nil {
+		return i
+	}
+	if key == everyIPv4() {
+		return s.world // a block of IPv6 around it is not about IPv4
+	}
+	return nil
 }
 
 func (p *isolationPass) movePrefix(key prefixKey) {
@@ -211,11 +217,11 @@ func (p *isolationPass) writePrefix(key prefixKey, want *identity) error {
 	}
 	if p.prefixes[key] == nil {
 		if len(p.stuck) > maxStuck {
-			return fmt.Errorf("%s waits for longer blocks that could not be written", fromPrefixKey(key))
+			return fmt.Errorf("wait for longer blocks: %w", p.dirtyPrefixes[p.stuck[0].key])
 		}
 		for _, stuck := range p.stuck {
 			if stuck.key.Length > key.Length && truncate(stuck.key, key.Length) == key {
-				return fmt.Errorf("%s waits for %s, which could not be written", fromPrefixKey(key), fromPrefixKey(stuck.key))
+				return fmt.Errorf("wait for %s: %w", fromPrefixKey(stuck.key), p.dirtyPrefixes[stuck.key])
 			}
 		}
 	}
@@ -329,6 +335,7 @@ func (p *isolationPass) closeStuck() {
 			}
 		}
 	}
+	p.closeFailed()
 }
 
 // raise makes every flow be decided anew that is judged by other rules or identities now.
@@ -395,31 +402,32 @@ func (s *isolation) remove(i *identity) error {
 		peer *identity
 	}
 	var entries []entry
-	var keys []policyKey
-	add := func(side *side, peer *identity) {
-		entries = append(entries, entry{side, peer})
-		keys = append(keys, policyKey{Subject: side.owner.number(), Peer: peer.number(), Direction: side.direction})
-	}
 	for d := range i.sides {
-		for peer, c := range i.sides[d].cells {
-			if c.held != nil {
-				add(&i.sides[d], peer)
-			}
+		for peer := range i.sides[d].cells {
+			entries = append(entries, entry{&i.sides[d], peer})
 		}
 	}
 	for side := range i.holders {
 		if side.owner != i {
-			add(side, i)
+			entries = append(entries, entry{side, i})
 		}
 	}
-	n, err := s.tables.deletePolicies(keys)
-	for _, e := range entries[:n] {
+	var keys []policyKey
+	for _, e := range entries {
+		if e.side.cells[e.peer].held != nil {
+			keys = append(keys, policyKey{
+				Subject: e.side.owner.number(), Peer: e.peer.number(), Direction: e.side.direction,
+			})
+		}
+	}
+	// Deleting what is deleted already does no harm, so all of it is tried again after an error.
+	if _, err := s.tables.deletePolicies(keys); err != nil {
+		return err
+	}
+	for _, e := range entries {
 		s.hold(e.side, e.peer, nil)
 		e.side.set(e.peer, cell{})
 		delete(e.side.dirty, e.peer)
-	}
-	if err != nil {
-		return err
 	}
 	for d := range i.sides {
 		side := &i.sides[d]

@@ -20,7 +20,7 @@ type isolationPass struct {
 	raised   map[netip.Addr]struct{}   // whose flows are to be decided anew
 	moved    map[[2]*identity]struct{} // which identities addresses elsewhere moved from and to
 	stuck    []stuckPrefix
-	freed    bool // something went, or what was closed is open
+	freed    bool // something went
 }
 
 // sidePlan is the way of one side from what the maps hold to what is desired.
@@ -28,28 +28,30 @@ type sidePlan struct {
 	side  *side
 	any   *ruleset
 	cells map[*identity]*ruleset // nil: the entry goes
+	pins  map[*identity]bool     // peers with an entry that goes at the end
 	err   error                  // why the side is closed
 }
 
-// runPass makes the changes that are due, with again also those that failed before, and says whether it
-// made room.
+// runPass makes the changes that are due, with again also those that failed before. It says whether more
+// could be done now: something made room, or what others wait for was done.
 func (s *isolation) runPass(again bool) (freed bool) {
 	p := &isolationPass{
 		isolation: s, interned: map[*policy.Verdicts]*ruleset{},
 		raised: map[netip.Addr]struct{}{}, moved: map[[2]*identity]struct{}{},
 	}
-	entries := s.entries
+	entries, troubles := s.entries, s.troubles()
 	p.number(again)
 	fresh, later := p.moves(again)
 	p.findStuck()
 	p.plan(again)
+	p.closeFailed()
+	p.pin(fresh)
 	p.writeFresh()
 	p.move(fresh)
 	p.closeStuck()
 	p.writeInSteps()
 	p.move(later)
 	p.closeStuck()
-	p.carryOut(p.plans)
 	for _, r := range p.holds {
 		s.rulesets.release(r)
 	}
@@ -57,7 +59,7 @@ func (s *isolation) runPass(again bool) (freed bool) {
 	reaped := s.reap(false)
 	// What could not be dropped is tried again with the next pass.
 	_ = s.rulesets.dropIdle(s.policies)
-	return p.freed || reaped || s.entries < entries
+	return p.freed || reaped || s.entries < entries || s.troubles() < troubles
 }
 
 // number gives new identities their numbers. Whatever leads to one without is closed.
@@ -91,6 +93,7 @@ func (p *isolationPass) plan(again bool) {
 		switch o := side.owner; {
 		case o.restored && !p.synced:
 			p.dirtySides[side] = struct{}{}
+		case o.leaves() && o.info.Key == "": // nothing but what a predecessor wanted is known of it
 		case o.number() == 0: // it is planned when it has one
 		default:
 			p.plans = append(p.plans, p.planSide(side))
@@ -110,6 +113,9 @@ func (p *isolationPass) planSide(side *side) *sidePlan {
 	}
 	for peer := range peers {
 		c := side.cells[peer]
+		if peer.leaves() && (c.want == nil || peer.number() == 0) {
+			continue // its entry goes with it
+		}
 		var target *ruleset
 		if c.want != nil {
 			if peer.number() == 0 {
@@ -175,6 +181,46 @@ func (plan *sidePlan) target(peer *identity) *ruleset {
 	return plan.any
 }
 
+// pin gives entries to peers that are judged as everyone else is, where that is about to change while
+// addresses move: to those that go what holds now, to those that come what is to hold. An entry that is no
+// longer needed goes with what it was for. That there is no room for one is no error: it matters for a
+// moment only.
+func (p *isolationPass) pin(fresh []move) {
+	coming, going := map[*identity]bool{}, map[*identity]bool{}
+	for _, m := range fresh {
+		coming[m.want] = true
+	}
+	for _, i := range p.leaving {
+		if i.used() {
+			going[i] = true
+		}
+	}
+	var pins []*sidePlan
+	for _, plan := range p.plans {
+		now := plan.side.any
+		if plan.err != nil || !plan.side.owner.used() || now == plan.any || now == p.rulesets.closed {
+			continue
+		}
+		pin := &sidePlan{side: plan.side, any: now, cells: map[*identity]*ruleset{}}
+		plan.pins = map[*identity]bool{}
+		for i := range going {
+			if plan.side.cells[i].held == nil {
+				pin.cells[i] = now
+			}
+		}
+		for i := range coming {
+			if plan.side.cells[i].held == nil && plan.cells[i] == nil {
+				pin.cells[i], plan.cells[i] = plan.any, nil
+				plan.pins[i] = true
+			}
+		}
+		if len(pin.cells) > 0 && p.real(pin) == nil {
+			pins = append(pins, pin)
+		}
+	}
+	p.write(pins)
+}
+
 // writeFresh writes what nobody is judged by yet: the sides of identities that no address has, and
 // entries for such peers.
 func (p *isolationPass) writeFresh() {
@@ -186,7 +232,7 @@ func (p *isolationPass) writeFresh() {
 		}
 		part := &sidePlan{side: plan.side, any: plan.side.any, cells: map[*identity]*ruleset{}}
 		for peer, r := range plan.cells {
-			if !peer.used() && r != nil {
+			if !peer.used() && !plan.pins[peer] {
 				part.cells[peer] = r
 				delete(plan.cells, peer)
 			}
@@ -203,6 +249,7 @@ func (p *isolationPass) writeFresh() {
 			p.fail(part.side, part.err)
 		}
 	}
+	p.closeFailed()
 }
 
 // fail turns what is left of a side's plan into closing it.
@@ -225,7 +272,6 @@ func (p *isolationPass) carryOut(plans []*sidePlan) {
 		s.all = plan.err != nil
 		clear(s.dirty)
 		if plan.err == nil {
-			p.freed = p.freed || p.failedSides[s] != nil
 			delete(p.failedSides, s)
 			continue
 		}
@@ -244,22 +290,28 @@ func (p *isolationPass) carryOut(plans []*sidePlan) {
 // not; and what is newly allowed is last. Entries that would go both ways take these steps one by one,
 // over rulesets of their own.
 func (p *isolationPass) writeInSteps() {
-	var closing, opening []*sidePlan
+	plans := p.plans
+	p.plans = nil
 	directions := map[uint32]bool{}
-	for _, plan := range p.plans {
-		if plan.err != nil {
-			closing = append(closing, plan)
-			continue
-		}
-		opening = append(opening, plan)
+	for _, plan := range plans {
 		directions[plan.side.direction] = true
 	}
-	p.plans = nil
-	p.carryOut(closing)
 	if len(directions) > 1 {
-		p.takeSteps(opening)
+		p.takeSteps(plans)
 	}
-	p.carryOut(opening)
+	p.carryOut(plans)
+}
+
+// closeFailed closes the sides whose plans failed. That comes before anything that could open something.
+func (p *isolationPass) closeFailed() {
+	var failed []*sidePlan
+	p.plans = slices.DeleteFunc(p.plans, func(plan *sidePlan) bool {
+		if plan.err != nil {
+			failed = append(failed, plan)
+		}
+		return plan.err != nil
+	})
+	p.carryOut(failed)
 }
 
 // takeSteps goes all steps but the last.
@@ -331,7 +383,13 @@ func (p *isolationPass) halfway(plan, start *sidePlan, s phase) *sidePlan {
 	if same || p.unchanged(mid) {
 		return nil
 	}
-	return p.asEntries(mid)
+	if mid.any == p.rulesets.open { // beside which no entry counts
+		mid.any, err = p.entry(mid.any)
+	}
+	if err != nil || p.real(mid) != nil {
+		return &sidePlan{side: plan.side, any: p.rulesets.closed}
+	}
+	return mid
 }
 
 // unchanged says whether the maps hold what a plan wants.
@@ -347,29 +405,26 @@ func (p *isolationPass) unchanged(plan *sidePlan) bool {
 	return true
 }
 
-// asEntries makes what is special of a plan into rulesets that entries can lead to.
-func (p *isolationPass) asEntries(plan *sidePlan) *sidePlan {
+// real makes what is special of a plan's cells into rulesets that entries can lead to.
+func (p *isolationPass) real(plan *sidePlan) (err error) {
 	for peer, r := range plan.cells {
-		if !r.special() {
-			continue
+		if plan.cells[peer], err = p.entry(r); err != nil {
+			return err
 		}
-		real, err := p.rulesets.intern(r.content)
-		if err != nil {
-			return &sidePlan{side: plan.side, any: p.rulesets.closed}
-		}
-		p.holds = append(p.holds, real)
-		plan.cells[peer] = real
 	}
-	if plan.any.special() && plan.any != p.rulesets.closed {
-		// Entries count only beside a ruleset.
-		real, err := p.rulesets.intern(plan.any.content)
-		if err != nil {
-			return &sidePlan{side: plan.side, any: p.rulesets.closed}
-		}
-		p.holds = append(p.holds, real)
-		plan.any = real
+	return nil
+}
+
+// entry returns a ruleset that says what another one says, and is not special.
+func (p *isolationPass) entry(r *ruleset) (*ruleset, error) {
+	if r == nil || !r.special() {
+		return r, nil
 	}
-	return plan
+	entry, err := p.rulesets.intern(r.content)
+	if err == nil {
+		p.holds = append(p.holds, entry)
+	}
+	return entry, err
 }
 
 // cellWrite is one entry of policy to write or delete.
@@ -476,10 +531,8 @@ func (s *isolation) hold(side *side, peer *identity, r *ruleset) {
 	side.set(peer, c)
 	switch {
 	case r == nil && old != nil:
-		delete(peer.holders, side)
 		s.entries--
 	case r != nil && old == nil:
-		peer.holders[side] = struct{}{}
 		s.entries++
 	}
 	if r != nil {

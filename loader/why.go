@@ -129,7 +129,7 @@ func (t *tracer) end(p registry.Place, port uint16, steps *[]registry.TraceStep)
 	case identityNode:
 		e.Kind = registry.PartyNode
 	default:
-		e.Kind, e.Group = group(t, e.Identity)
+		e.Kind, e.Group = registry.PartyBlock, groupName(t, e.Identity)
 	}
 	if !found {
 		note(steps, sockMapPrefixes, a, "-")
@@ -265,7 +265,7 @@ func (t *tracer) identity(n uint32) string {
 	case identityNode:
 		return "node"
 	}
-	if _, name := group(t, n); name != "" {
+	if name := groupName(t, n); name != "" {
 		return fmt.Sprintf("identity %d (%s)", n, name)
 	}
 	return fmt.Sprintf("identity %d", n)
