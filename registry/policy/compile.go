@@ -211,6 +211,7 @@ func (e *Engine) replaceSubject(old, now *policy, w *workload) {
 // its peers, or all of them when it has rules about everyone.
 func (e *Engine) policyChanged(w *workload, d int, p *policy, everyone bool) {
 	side := e.dirtySide(w, d)
+	side.policies = true
 	side.full = side.full || everyone
 	for _, x := range p.sides[d].peers {
 		put(&side.selectors, x)

@@ -29,7 +29,9 @@ func (e *Engine) Explain(subject ID, d registry.Direction, peer ID, proto uint8,
 	c := &e.calc
 	c.start(e, s.workload, int(d))
 	var ports []registry.EndpointPort
-	if q.workload != nil {
+	if d == registry.Ingress {
+		ports = s.workload.Ports
+	} else if q.workload != nil {
 		ports = q.workload.Ports
 	}
 	c.collect(c.classify(q), ports)

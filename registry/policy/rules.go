@@ -39,6 +39,7 @@ func (s *side) pairwise() bool {
 type dirtySide struct {
 	dirty     bool
 	full      bool // all of them
+	policies  bool // the policies are other ones: it may be about more than is named here
 	selectors map[*selector]struct{}
 	peers     map[*identity]struct{}
 }
@@ -103,38 +104,32 @@ func (e *Engine) refresh(w *workload, d int, dirty *dirtySide) {
 	s := &w.sides[d]
 	c := &e.calc
 	c.start(e, w, d)
-	var def *Verdicts
-	if len(s.policies) > 0 {
-		def = c.verdicts(0, nil)
-	}
-	var closers [2]registry.PolicyID
-	for i, p := range c.hits.closers {
-		if p != nil {
-			closers[i] = p.PolicyID
+	full := dirty.full
+	if full || dirty.policies {
+		def, closers := c.common()
+		full = full || def != s.def || closers != s.closers
+		if def != s.def {
+			c := e.change(w, d)
+			c.def, c.oldDef = true, s.def
 		}
+		s.def, s.closers = def, closers
 	}
-	full := dirty.full || def != s.def || closers != s.closers
-	if def != s.def {
-		c := e.change(w, d)
-		c.def, c.oldDef = true, s.def
-	}
-	s.def, s.closers = def, closers
-	if !full {
+	if full {
+		c.enumerate(c.meet)
+	} else {
 		for x := range dirty.selectors {
 			x.each(c.meet)
 		}
 		for q := range dirty.peers {
 			c.meet(q)
 		}
-		for _, q := range c.met {
-			q.step = c.classify(q)
-			e.setEntry(w, d, q)
-		}
-		return
+		c.classifyMet()
 	}
-	c.enumerate()
 	for _, q := range c.met {
 		e.setEntry(w, d, q)
+	}
+	if !full {
+		return
 	}
 	for id := range s.set {
 		if e.byID[id].mark != c.mark {
@@ -181,177 +176,4 @@ func (e *Engine) removeEntry(w *workload, d int, id ID) {
 	c.removed = append(c.removed, id)
 	c.note(id, s.set[id])
 	delete(s.set, id)
-}
-
-// calculation works out the verdicts of one side. Peers that the same rules match are alike: they are
-// found in one walk over what the rules choose, and judged once. Its storage is used again.
-type calculation struct {
-	subject *workload
-	d       int
-	rules   []hit // of all policies, with the ports resolved that the subject resolves
-	named   bool  // a rule names ports that its peers resolve
-	hits    hits
-	matches []match // by rule: what the peer at hand is to it
-	steps   []step
-	next    map[step]int
-	done    map[class]*Verdicts
-	met     []*identity
-	mark    uint64 // of identities that are in met
-	table   *verdictTable
-}
-
-// step leads to the set of rules that match a peer: one rule more than its parent. The first one
-// is the empty set.
-type step struct {
-	parent, rule int
-	joins        bool
-}
-
-// class is what peers are alike in: the rules that match them, and the ports that they name.
-type class struct {
-	step  int
-	ports string
-}
-
-type match struct{ is, joins bool }
-
-func (c *calculation) start(e *Engine, w *workload, d int) {
-	c.subject, c.d, c.table = w, d, &e.verdicts
-	c.rules, c.steps, c.met = c.rules[:0], append(c.steps[:0], step{rule: -1}), c.met[:0]
-	clear(c.next)
-	clear(c.done)
-	c.mark++
-	c.named = false
-	c.hits.closers, c.hits.audited = [2]*policy{}, false
-	for _, p := range w.sides[d].policies {
-		c.addPolicy(p)
-	}
-	c.matches = append(c.matches[:0], make([]match, len(c.rules))...)
-}
-
-func (c *calculation) addPolicy(p *policy) {
-	if p.Tier == registry.TierNamespaced {
-		if c.hits.closers[all] == nil {
-			c.hits.closers[all] = p
-		}
-		if c.hits.closers[enforced] == nil && !p.Audit {
-			c.hits.closers[enforced] = p
-		}
-	}
-	c.hits.audited = c.hits.audited || p.Audit
-	for i := range p.sides[c.d].rules {
-		r := &p.sides[c.d].rules[i]
-		h := hit{policy: p, rule: r, index: i}
-		if !r.ports.all {
-			h.ports = &r.ports.numbers
-			if c.d == int(registry.Ingress) {
-				h.ports = r.ports.resolve(c.subject.Ports)
-			} else {
-				c.named = c.named || len(r.ports.named) > 0
-			}
-		}
-		c.rules = append(c.rules, h)
-	}
-}
-
-// meet puts a peer on the list, as one that no rule matches, unless it is there.
-func (c *calculation) meet(q *identity) {
-	if q.mark != c.mark {
-		q.mark, q.step = c.mark, 0
-		c.met = append(c.met, q)
-	}
-}
-
-// enumerate meets and classifies all peers that may have verdicts of their own.
-func (c *calculation) enumerate() {
-	for i := range c.rules {
-		r := c.rules[i].rule
-		for _, p := range r.peers {
-			p.each(func(q *identity) {
-				if p.holds(c.subject, q) {
-					c.meet(q)
-					c.advance(q, i, p.joins)
-				}
-			})
-		}
-		for _, x := range r.receivers {
-			x.each(c.meet)
-		}
-	}
-}
-
-// advance notes that a rule matches a peer, by another of the rule's peers perhaps than one before.
-func (c *calculation) advance(q *identity, rule int, joins bool) {
-	at := c.steps[q.step]
-	if at.rule != rule {
-		q.step = c.child(step{q.step, rule, joins})
-	} else if joins && !at.joins {
-		q.step = c.child(step{at.parent, rule, true})
-	}
-}
-
-func (c *calculation) child(n step) int {
-	if last := len(c.steps) - 1; c.steps[last] == n {
-		return last
-	}
-	i, ok := c.next[n]
-	if !ok {
-		i = len(c.steps)
-		c.steps = append(c.steps, n)
-		c.next[n] = i
-	}
-	return i
-}
-
-// classify returns the step to the rules that match a peer.
-func (c *calculation) classify(q *identity) int {
-	at := 0
-	for i := range c.rules {
-		var m match
-		for _, p := range c.rules[i].rule.peers {
-			if p.chooses(q) && p.holds(c.subject, q) {
-				m.is, m.joins = true, m.joins || p.joins
-			}
-		}
-		if m.is {
-			at = c.child(step{at, i, m.joins})
-		}
-	}
-	return at
-}
-
-// verdicts judges a peer, nil for whoever no rule chooses, that the rules of a node match.
-func (c *calculation) verdicts(at int, q *identity) *Verdicts {
-	k := class{step: at}
-	var ports []registry.EndpointPort
-	if c.named && q != nil && q.workload != nil {
-		k.ports, ports = q.workload.portsKey, q.workload.Ports
-	}
-	if v := c.done[k]; v != nil {
-		return v
-	}
-	c.collect(at, ports)
-	v := c.table.intern(c.hits.verdicts())
-	c.done[k] = v
-	return v
-}
-
-// collect lists the rules of a step, and those about everyone, in the order in which they are asked.
-// ports are the peer's.
-func (c *calculation) collect(at int, ports []registry.EndpointPort) {
-	clear(c.matches)
-	for ; at != 0; at = c.steps[at].parent {
-		c.matches[c.steps[at].rule] = match{true, c.steps[at].joins}
-	}
-	c.hits.rules = c.hits.rules[:0]
-	for i, h := range c.rules {
-		if !c.matches[i].is && !h.rule.everyone {
-			continue
-		}
-		h.joins = c.matches[i].joins
-		if c.d == int(registry.Egress) && h.ports != nil {
-			h.ports = h.rule.ports.resolve(ports)
-		}
-		c.hits.rules = append(c.hits.rules, h)
-	}
 }
