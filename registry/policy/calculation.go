@@ -40,6 +40,9 @@ func (c *calculation) start(e *Engine, w *workload, d int) {
 	c.subject, c.d, c.table = w, d, &e.verdicts
 	c.rules, c.everyone = c.rules[:0], c.everyone[:0]
 	c.steps, c.met = append(c.steps[:0], step{rule: -1}), c.met[:0]
+	if len(c.next) > 1024 {
+		c.next = map[step]int{} // to clear a large one takes long even when it is empty again
+	}
 	clear(c.next)
 	clear(c.done)
 	c.mark++

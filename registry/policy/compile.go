@@ -83,7 +83,9 @@ func (e *Engine) compile(source *registry.Policy) *policy {
 
 func (e *Engine) compileRule(p *policy, d registry.Direction, source registry.Rule) rule {
 	r := rule{Rule: source, ports: newPortSet(source.Ports)}
-	r.everyone = len(source.Peers) == 0 && p.Tier == registry.TierNamespaced
+	if p.Tier == registry.TierNamespaced {
+		r.Action, r.everyone = registry.Allow, len(source.Peers) == 0
+	}
 	use := func(x *selector) *selector {
 		x = e.intern(x)
 		if in := x.peerOf[p]; !in.has(d) {

@@ -95,8 +95,8 @@ type Delta struct {
 	Gone      []ID // no address has it any more
 }
 
-// Rules are the changes of one identity's verdicts in one direction. Peers comes before Default where
-// it sets verdicts, and after it where it removes them.
+// Rules are the changes of one identity's verdicts in one direction, to be made in this order: Set,
+// Default, Removed.
 type Rules struct {
 	Subject   ID
 	Direction registry.Direction

@@ -1,0 +1,191 @@
+package policy
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+// TestAttach tells which of the two who know of a container is asked about what.
+func TestAttach(t *testing.T) {
+	e := New(thisNode)
+	at := func(a netip.Addr) string {
+		if w := e.Lookup(a).Workload; w != nil {
+			return w.Network + " " + w.Labels["app"]
+		}
+		return "nobody"
+	}
+	check := func(when string, want4, want6 string) {
+		t.Helper()
+		if got4, got6 := at(v4(1)), at(v6(1)); got4 != want4 || got6 != want6 {
+			t.Fatalf("%s: %q and %q, want %q and %q", when, got4, got6, want4, want6)
+		}
+	}
+	id := registry.EndpointID{Node: thisNode, ContainerID: "c", Interface: "eth0"}
+	held := registry.Endpoint{EndpointID: id, Network: "held", Addresses: []netip.Addr{v4(1)}, Labels: map[string]string{"app": "held"}}
+	told := registry.Endpoint{EndpointID: id, Network: "told", Addresses: []netip.Addr{v6(1)}, Labels: map[string]string{"app": "told"}}
+
+	check("at first", "nobody", "nobody")
+	e.Attach(held)
+	check("attached", "held held", "nobody")
+	e.Apply([]registry.Change{{Endpoint: &told}}, false)
+	check("attached and told", "held told", "nobody")
+	e.Apply(nil, true)
+	check("no longer told", "held held", "nobody")
+	e.Apply([]registry.Change{{Endpoint: &told}}, false)
+	e.Detach(id)
+	check("told only", "nobody", "told told")
+	e.Apply([]registry.Change{{Endpoint: &told, Deleted: true}}, false)
+	check("gone", "nobody", "nobody")
+	if d := e.Detach(id); !d.empty() {
+		t.Fatalf("detached twice: %+v", d)
+	}
+}
+
+// TestClaims tells who has an address that several claim.
+func TestClaims(t *testing.T) {
+	e := New(thisNode)
+	who := func(want string) {
+		t.Helper()
+		q := e.Lookup(v4(1))
+		got := "world"
+		switch {
+		case q.ID == Node:
+			got = "node"
+		case q.Workload != nil:
+			got = q.Workload.Labels["app"]
+		}
+		if got != want {
+			t.Fatalf("%q has the address, want %q", got, want)
+		}
+	}
+	ep := func(node string) *registry.Endpoint {
+		return &registry.Endpoint{
+			EndpointID: registry.EndpointID{Node: node, ContainerID: "c", Interface: "eth0"},
+			Addresses:  []netip.Addr{v4(1)}, Labels: map[string]string{"app": node},
+		}
+	}
+	node := registry.Change{Node: &registry.Node{Name: thisNode, Addresses: []netip.Addr{v4(1)}}}
+	e.Apply([]registry.Change{{Endpoint: ep("n2")}}, false)
+	who("n2")
+	e.Apply([]registry.Change{{Endpoint: ep("n1")}}, false)
+	who("n1") // the first by id
+	e.Attach(*ep("n3"))
+	who("n3") // who is held has it for certain
+	e.Apply([]registry.Change{node}, false)
+	who("node") // whoever claims this node's own
+	node.Deleted = true
+	e.Apply([]registry.Change{node}, false)
+	who("n3")
+	e.Detach(ep("n3").EndpointID)
+	who("n1")
+	e.Apply([]registry.Change{{Endpoint: ep("n1"), Deleted: true}}, false)
+	who("n2")
+}
+
+// TestNumbers takes identities away and brings others: a number is not given again before it is free.
+func TestNumbers(t *testing.T) {
+	e := New(thisNode)
+	one, two := newWorld(1), newWorld(2)
+	first := e.Attach(one.endpoint(1))
+	second := e.Attach(two.endpoint(1))
+	for _, q := range second.New {
+		if slices.Contains(second.Gone, q.ID) || q.ID == first.New[0].ID {
+			t.Fatalf("%d is new and gone", q.ID)
+		}
+	}
+	if !slices.Equal(second.Gone, []ID{first.New[0].ID}) {
+		t.Fatalf("gone are %v, want %v", second.Gone, first.New)
+	}
+}
+
+// workloadOf reads a workload from text: fields of lines, in any order and number.
+func workloadOf(text string) (*spec, []netip.Prefix) {
+	var ep registry.Endpoint
+	var blocks []netip.Prefix
+	ep.Labels = map[string]string{}
+	for line := range strings.SplitSeq(text, "\n") {
+		kind, rest, _ := strings.Cut(line, " ")
+		name, value, _ := strings.Cut(rest, "=")
+		switch kind {
+		case "s":
+			ep.Name.Namespace = rest
+		case "n":
+			ep.Network = rest
+		case "l":
+			ep.Labels[name] = value
+		case "p":
+			ep.Ports = append(ep.Ports, registry.EndpointPort{Name: name, Protocol: registry.Protocol(len(value)), Port: uint16(len(rest))})
+		case "b":
+			if p, err := netip.ParsePrefix(rest); err == nil {
+				blocks = append(blocks, p)
+			}
+		}
+	}
+	return specOf(&ep), normalAll(blocks)
+}
+
+// FuzzIdentityKey looks for different workloads, or blocks, that have one key, or equal ones that have two.
+func FuzzIdentityKey(f *testing.F) {
+	f.Add("s x\nn net\nl a=b\nl c=d\np web=\nb 10.0.0.0/8", "s x\nn net\nl c=d\nl a=b\np web=\nb 10.0.0.0/8")
+	f.Add("l a=b\nl c=", "l a=bc")
+	f.Add("s ab\nn c", "s a\nn bc")
+	f.Add("p a=\np b=", "p b=\np a=\np a=")
+	f.Add("b 10.0.0.0/8\nb 10.0.0.0/16", "b 10.0.0.0/8\nl b=")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		wa, blocksA := workloadOf(a)
+		wb, blocksB := workloadOf(b)
+		same := reflect.DeepEqual(wa.Workload, wb.Workload) && slices.Equal(blocksA, blocksB)
+		if got := identityKey(wa, blocksA) == identityKey(wb, blocksB); got != same {
+			t.Fatalf("%+v %v and %+v %v: equal: %v, one key: %v", wa.Workload, blocksA, wb.Workload, blocksB, same, got)
+		}
+		if (identityKey(nil, blocksA) == identityKey(nil, blocksB)) != slices.Equal(blocksA, blocksB) {
+			t.Fatalf("%v and %v", blocksA, blocksB)
+		}
+		for _, key := range []string{worldKey, nodeKey, identityKey(nil, blocksA)} {
+			if identityKey(wa, blocksA) == key {
+				t.Fatalf("a workload has the key %q", key)
+			}
+		}
+	})
+}
+
+// FuzzApply feeds policies as a store may hold them, that no parser has seen: nothing may panic, and all of
+// it can be taken away again.
+func FuzzApply(f *testing.F) {
+	w := newWorld(1)
+	for n := range 20 {
+		b, err := json.Marshal([]*registry.Policy{w.policy(n), w.policy(n + 1)})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var policies []*registry.Policy
+		if json.Unmarshal(data, &policies) != nil {
+			return
+		}
+		h, m := newHistory(3), newMirror(t)
+		for n := range 3 {
+			ep := h.endpoint(n + 1)
+			h.known[ep.EndpointID] = ep
+		}
+		changes := h.everything()
+		for _, p := range policies {
+			if p != nil {
+				changes = append(changes, registry.Change{Policy: p})
+			}
+		}
+		for _, d := range h.engine.Apply(changes, false) {
+			m.apply(d)
+		}
+		m.agree(h.engine)
+		h.checkEmpty(t, m)
+	})
+}
