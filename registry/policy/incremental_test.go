@@ -155,7 +155,7 @@ func (h *history) changePolicy() (what string, changes []registry.Change) {
 // TestIncremental makes many changes, after each of which the sum of all Deltas must be what an engine
 // says that has only ever seen the result.
 func TestIncremental(t *testing.T) {
-	histories, steps := 400, 40
+	histories, steps := 300, 40
 	if testing.Short() {
 		histories /= 10
 	}
@@ -197,7 +197,7 @@ func (h *history) checkEmpty(t *testing.T, m *mirror) {
 // TestNoMoment looks at the dataplane after every single write of a change of one object: each packet must
 // find what was before, or what will be.
 func TestNoMoment(t *testing.T) {
-	histories, steps, probes := 250, 30, 60
+	histories, steps, probes := 200, 30, 60
 	if testing.Short() {
 		histories /= 10
 	}

@@ -56,7 +56,7 @@ func (e *Engine) passes(src, dst netip.Addr, proto uint8, port uint16) bool {
 
 // TestModel compares the engine with a literal reading of the specification, in random clusters.
 func TestModel(t *testing.T) {
-	const clusters, probes = 3000, 100
+	const clusters, probes = 2500, 80
 	n := clusters
 	if testing.Short() {
 		n /= 10
