@@ -76,9 +76,13 @@ func (m *Mesh) Stop() error { return m.dialogue.end(nil) }
 // Flood is a process that sends datagrams until it is stopped.
 type Flood struct{ dialogue *dialogue }
 
-// Flood starts one inside the container. It may start before there is a way to the addresses.
+// Flood starts one inside the container, with a pause after each round of the addresses. It may start
+// before there is a way to them. Without a pause it is as dense as one CPU can make it.
 func (c *Container) Flood(gap time.Duration, to ...netip.AddrPort) (*Flood, error) {
 	args := []string{"flood", "--gap", gap.String()}
+	if gap == 0 {
+		args = append(args, "--dense")
+	}
 	for _, a := range to {
 		args = append(args, "--to", a.String())
 	}

@@ -16,8 +16,9 @@ import (
 // flooder sends datagrams to each address in turn, one from a socket that stays and one from a new
 // one, and never waits for an answer.
 type flooder struct {
-	to   []netip.AddrPort
-	kept []int // sockets; -1: none yet
+	to    []netip.AddrPort
+	kept  []int // sockets; -1: none yet
+	dense bool
 	report.Flood
 }
 
@@ -27,6 +28,7 @@ func flood(args []string) error {
 	var f flooder
 	fs := flag.NewFlagSet("flood", flag.ExitOnError)
 	gap := fs.Duration("gap", time.Millisecond, "pause after each round of the addresses")
+	fs.BoolVar(&f.dense, "dense", false, "never pause, and use no new sockets, which take time")
 	fs.Func("to", "ADDRESS:PORT to send UDP to; may be repeated", func(s string) error {
 		a, err := netip.ParseAddrPort(s)
 		f.to, f.kept = append(f.to, a), append(f.kept, -1)
@@ -52,7 +54,9 @@ func flood(args []string) error {
 		for i := range f.to {
 			f.send(i)
 		}
-		time.Sleep(*gap)
+		if !f.dense {
+			time.Sleep(*gap)
+		}
 	}
 }
 
@@ -62,6 +66,9 @@ func (f *flooder) send(i int) {
 		f.kept[i] = f.open(f.to[i])
 	} else {
 		f.count(unix.Send(f.kept[i], []byte{askKeep}, 0))
+	}
+	if f.dense {
+		return
 	}
 	if fd := f.open(f.to[i]); fd >= 0 {
 		f.count(unix.Send(fd, []byte{askKeep}, 0))

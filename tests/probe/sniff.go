@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -77,6 +78,13 @@ func newSniffer(device string, ports []int) (*sniffer, error) {
 		return nil, os.NewSyscallError("bind", err)
 	}
 	s := &sniffer{fd: fd, ports: ports, arrived: map[string]int{}}
+	go func() {
+		for range time.Tick(20 * time.Millisecond) {
+			s.mu.Lock()
+			s.drain()
+			s.mu.Unlock()
+		}
+	}()
 	return s, nil
 }
 
