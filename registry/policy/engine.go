@@ -26,8 +26,7 @@ type Engine struct {
 	world, self *identity // World and Node
 	identities  map[string]*identity
 	byID        map[ID]*identity
-	last        ID
-	free        []ID
+	last        ID // given to an identity
 	workloads   map[string]*workload
 	selectors   map[string]*selector
 	index       index

@@ -153,15 +153,14 @@ func (e *Engine) identify(w *spec, cover []*site) *identity {
 	return q
 }
 
-// number returns an ID that no identity has.
+// number returns an ID that no identity has. It comes back to those of gone ones only when all others
+// have been used.
 func (e *Engine) number() ID {
-	if n := len(e.free); n > 0 {
-		id := e.free[n-1]
-		e.free = e.free[:n-1]
-		return id
+	for {
+		if e.last++; e.last >= First && e.byID[e.last] == nil {
+			return e.last
+		}
 	}
-	e.last++
-	return e.last
 }
 
 // workload returns the workload that a spec describes.
@@ -278,7 +277,6 @@ func (e *Engine) unlink(q *identity) {
 	q.gone = true
 	delete(e.identities, q.Key)
 	delete(e.byID, q.ID)
-	e.free = append(e.free, q.ID)
 	for _, s := range q.cover {
 		delete(s.identities, q)
 	}
