@@ -20,6 +20,8 @@ type fixture struct {
 	counters counters                // what the steps add
 	flows    []string                // as rig.flows writes them; nil: those created, whatever they are
 	stats    map[uint32]serviceStats // by the number for TCP; what the steps add. Bytes are not compared
+	policies []string                // as rig.policyStats writes them; nil: whatever they are
+	events   []string                // as rig.events writes them; nil: whatever they are
 }
 
 // step is a packet that goes through a hook, or a change of the maps.
@@ -144,6 +146,16 @@ func (r *rig) compare(x fixture) {
 	if got := r.flows(); !slices.Equal(got, want) && (want != nil || x.counters.FlowsCreated == 0) {
 		r.t.Errorf("flows are\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"),
 			strings.Join(want, "\n\t"))
+	}
+	if got := r.policyStats(); x.policies != nil && !slices.Equal(got, x.policies) {
+		r.t.Errorf("policies counted\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"),
+			strings.Join(x.policies, "\n\t"))
+	}
+	if x.events != nil {
+		if got := r.events(); !slices.Equal(got, x.events) {
+			r.t.Errorf("events are\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"),
+				strings.Join(x.events, "\n\t"))
+		}
 	}
 	if x.stats == nil {
 		return

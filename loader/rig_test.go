@@ -39,11 +39,12 @@ func (v verdict) String() string {
 
 // skBuff is the part of struct __sk_buff that Program.Run may set.
 type skBuff struct {
-	_       [10]uint32
-	Ifindex uint32
-	_       [32]uint32
-	GSOSegs uint32
-	_       [4]uint32
+	_              [9]uint32
+	IngressIfindex uint32
+	Ifindex        uint32
+	_              [32]uint32
+	GSOSegs        uint32
+	_              [4]uint32
 }
 
 // rig runs the tc programs on crafted packets, in a network namespace with a veth for each of the
@@ -63,6 +64,7 @@ type rig struct {
 type rigOptions struct {
 	coarseClock bool
 	flows       func(*ebpf.MapSpec)
+	edit        func(*ebpf.CollectionSpec)
 }
 
 // podConfig is the configuration that the fixtures expect.
@@ -86,8 +88,11 @@ func unpinned(t testing.TB, spec *ebpf.CollectionSpec, cfg config) {
 		case "flows":
 			m.MaxEntries = 4096
 		case "services", "slots", "backends", "endpoints", "epochs", "service_stats", "frags",
-			"sock_origin", "sock_choices":
+			"sock_origin", "sock_choices", "prefixes", "subjects", "policy", "rulesets", "outcomes",
+			"policy_stats", "numbers":
 			m.MaxEntries = 256
+		case "port_nodes":
+			m.MaxEntries = 64
 		}
 	}
 	if err := spec.Variables["cfg"].Set(cfg); err != nil {
@@ -135,6 +140,9 @@ func newRig(t testing.TB, f family, o rigOptions) *rig {
 	if o.flows != nil {
 		o.flows(spec.Maps["flows"])
 	}
+	if o.edit != nil {
+		o.edit(spec)
+	}
 	if r.coll, err = ebpf.NewCollection(spec); err != nil {
 		t.Fatalf("%+v", err)
 	}
@@ -151,21 +159,33 @@ func (r *rig) enter() {
 	}
 }
 
-// run gives a packet to from_pod ("A>": what A sent) or to_pod (">A": what the stack sends to A).
+// run gives a packet to from_pod ("A>": what A sent) or to_pod (">A": what the node made for A, "->A":
+// what came to the node for A, "B>A": what B sent and the node's stack forwards to A).
 func (r *rig) run(hook string, in []byte) (verdict, []byte) {
 	r.t.Helper()
-	prog, name := r.coll.Programs["from_pod"], strings.Trim(hook, ">")
-	if strings.HasPrefix(hook, ">") {
-		prog = r.coll.Programs["to_pod"]
-	}
-	opts := ebpf.RunOptions{
-		Data: in, DataOut: make([]byte, len(in)+256), Context: skBuff{Ifindex: r.ifindex[name]},
-	}
+	prog, opts := r.hook(hook)
+	opts.Data, opts.DataOut = in, make([]byte, len(in)+256)
 	ret, err := prog.Run(&opts)
+	if errors.Is(err, unix.EINVAL) && opts.Context.(skBuff).IngressIfindex != 0 {
+		r.t.Skip("the kernel does not let tests say by which interface a packet came")
+	}
 	if err != nil {
 		r.t.Fatalf("run %s on %d bytes: %v", hook, len(in), err)
 	}
 	return verdict(ret), opts.DataOut
+}
+
+// hook returns the program and the context that run's hook stands for.
+func (r *rig) hook(hook string) (*ebpf.Program, ebpf.RunOptions) {
+	from, to, _ := strings.Cut(hook, ">")
+	if to == "" {
+		return r.coll.Programs["from_pod"], ebpf.RunOptions{Context: skBuff{Ifindex: r.ifindex[from]}}
+	}
+	ctx := skBuff{Ifindex: r.ifindex[to], IngressIfindex: r.ifindex[from]}
+	if from == "-" {
+		ctx.IngressIfindex = 1 // lo: any that is no container's
+	}
+	return r.coll.Programs["to_pod"], ebpf.RunOptions{Context: ctx}
 }
 
 // lookup reads a map's entry, and fails the test when there is none.
@@ -202,9 +222,12 @@ func number(n uint32, proto uint8) uint32 {
 func (r *rig) reset() {
 	r.t.Helper()
 	r.ports, r.slots = map[string]uint16{}, 0
-	for _, name := range []string{"services", "endpoints", "flows", "frags", "sock_origin"} {
+	for _, name := range []string{
+		"services", "endpoints", "flows", "frags", "sock_origin", "prefixes", "policy",
+	} {
 		r.empty(name)
 	}
+	r.resetPolicy()
 	for i := range r.coll.Maps["backends"].MaxEntries() {
 		r.put("backends", i, backend{})
 		r.put("epochs", i, uint32(0))
@@ -257,11 +280,12 @@ func (r *rig) empty(name string) {
 	}
 }
 
-// endpoint wires a container.
+// endpoint wires a container. All are of one network, and of the identities A, B and C by name.
 func (r *rig) endpoint(name string, id uint32) {
 	r.t.Helper()
-	r.put("endpoints", toAddress(r.f.addr(name)),
-		endpoint{Ifindex: r.ifindex[name], Id: id, Mac: mac(name)})
+	r.put("endpoints", toAddress(r.f.addr(name)), endpoint{
+		Ifindex: r.ifindex[name], Id: id, Mac: mac(name), Identity: identities[name], Network: 1,
+	})
 }
 
 // backend makes an entry active.
