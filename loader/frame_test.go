@@ -109,6 +109,7 @@ type frame struct {
 	noCheck    bool   // UDP, SCTP: leave the checksum field 0
 	options    []byte // IPv4
 	ext        []extension
+	left       uint8 // segments left of the last routing header
 	cut        *cut
 	ttl        uint8 // 0: 64
 	id         uint16
@@ -199,6 +200,9 @@ func (p frame) ipv6(b []byte, src, dst netip.Addr, payload []byte) []byte {
 		}
 		if len(h) > 1 {
 			h[1] = exts[i].len
+		}
+		if exts[i].typ == 43 && len(h) > 3 {
+			h[3], p.left = p.left, 0
 		}
 		if c := p.cut; c != nil && i == len(exts)-1 {
 			offset := uint16(c.from)
