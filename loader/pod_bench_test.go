@@ -60,3 +60,57 @@ func (r *rig) pingPong(f family, proto uint8) {
 	flow.Flags |= 1 << 2 // FLOW_REPLY: it has no other half to look for
 	r.put("flows", back, flow)
 }
+
+// BenchmarkNewFlow measures the decision about a flow, made again for each packet: what a container
+// asks a DHCP server that is a container never gets an entry that holds. It compares containers without
+// policies with ones where policies of both name the other, down to the port.
+func BenchmarkNewFlow(b *testing.B) {
+	for _, f := range families() {
+		server, client := ":67", ":68"
+		if f.v6 {
+			server, client = ":547", ":546"
+		}
+		for _, policies := range []string{"none", "defaults", "peers"} {
+			b.Run(f.name+"/"+policies, func(b *testing.B) {
+				r := newRig(b, f, rigOptions{coarseClock: true})
+				r.reset()
+				// As it comes out is how it goes in again.
+				rewire("A", func(e *endpoint) { e.Mac = mac("G") }).do(r)
+				packet := frame{src: "A" + client, dst: "B" + server, proto: protoUDP, data: []byte("hello")}.by("G")
+				r.openFor(policies, packet)
+				prog, opts := r.hook("A>")
+				opts.Data, opts.Repeat = packet.bytes(f), uint32(b.N)
+				b.ResetTimer()
+				if _, err := prog.Run(&opts); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				c := r.counters().minus(r.before)
+				if c.FlowsCreated+c.FlowsRenewed != uint64(b.N) {
+					b.Fatalf("not every packet was decided: %s", show(c))
+				}
+			})
+		}
+	}
+}
+
+// openFor lets a packet from A to B pass: for want of policies, by what they say of all, or of the peer's
+// port.
+func (r *rig) openFor(policies string, p frame) {
+	r.t.Helper()
+	if policies == "none" {
+		return
+	}
+	all := rulesetOf(allow)
+	if policies == "peers" {
+		_, port := parseEndpoint(p.dst)
+		var next uint32
+		ref := r.tree([]span{{port - 1, deny}, {port, allow}, {65535, deny}}, &next)
+		r.ruleset(30, ref, ref, ref, leaf|deny)
+		r.ruleFor("A", egress, "B", 30)
+		r.ruleFor("B", ingress, "A", 30)
+		all = rulesetOf(deny)
+	}
+	r.rule("A", egress, all)
+	r.rule("B", ingress, all)
+}
