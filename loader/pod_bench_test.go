@@ -105,7 +105,7 @@ func (r *rig) openFor(policies string, p frame) {
 	if policies == "peers" {
 		_, port := parseEndpoint(p.dst)
 		var next uint32
-		ref := r.tree([]span{{port - 1, deny}, {port, allow}, {65535, deny}}, &next)
+		ref := r.tree([]portSpan{{port - 1, deny}, {port, allow}, {65535, deny}}, &next)
 		r.ruleset(30, ref, ref, ref, leaf|deny)
 		r.ruleFor("A", egress, "B", 30)
 		r.ruleFor("B", ingress, "A", 30)

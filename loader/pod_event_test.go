@@ -69,7 +69,7 @@ func policyEvents(f family, proto uint8) []fixture {
 			"audit ingress drop_ingress p103 " + name + " A:1234>B:7000 svc1 10>11 [A B] at A"},
 	}, {
 		name: "audit mode of the node", counters: counters{FlowsCreated: 3, Audited: 3},
-		steps: []step{reported(), settings(func(s *sockSettings) { s.Audit = 1 }), rule("A", egress, rulesetOf(deny)), goes(ab),
+		steps: []step{reported(), set(func(s *sockSettings) { s.Audit = 1 }), rule("A", egress, rulesetOf(deny)), goes(ab),
 			rule("A", egress, rulesetClosed), do(func(r *rig) { r.empty("flows") }), goes(ab),
 			rule("A", egress, rulesetOpen), rewire("B", func(e *endpoint) { e.Network = 2 }),
 			do(func(r *rig) { r.empty("flows") }), goes(ab)},
@@ -83,7 +83,7 @@ func verdictEvents(f family, proto uint8) []fixture {
 	name := protoName(proto)
 	ab, in := packet(proto, "A:1234", "B:7000"), packet(proto, "X:53", "A:1234").by("X")
 	watched := func(who string) step { return rewire(who, func(e *endpoint) { e.Flags = endpointWatched }) }
-	every := func(n uint32) step { return settings(func(s *sockSettings) { s.Sample = n }) }
+	every := func(n uint32) step { return set(func(s *sockSettings) { s.Sample = n }) }
 	created := counters{FlowsCreated: 1}
 	verdict := "verdict egress " + name + " A:1234>B:7000 10>11 [A B] at A"
 	return []fixture{{
@@ -227,7 +227,7 @@ func TestEventRate(t *testing.T) {
 			}
 		})
 	}
-	limited := []step{settings(func(s *sockSettings) { s.EventRate = rate }), rule("A", egress, rulesetOf(deny)), do(onOneCPU)}
+	limited := []step{set(func(s *sockSettings) { s.EventRate = rate }), rule("A", egress, rulesetOf(deny)), do(onOneCPU)}
 	r.runFixtures(t, []fixture{{
 		name: "a burst, then nothing", counters: counters{DropEgress: 25, EventsLost: 20},
 		steps: append(limited, drops(25), expect(0, 0, 0, 0, 0)),
@@ -242,11 +242,11 @@ func TestEventRate(t *testing.T) {
 		steps: append(limited, drops(5), back(time.Hour), drops(10), expect(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)),
 	}, {
 		name: "a smaller rate", counters: counters{DropEgress: 8, EventsLost: 5},
-		steps: append(limited, drops(1), settings(func(s *sockSettings) { s.EventRate = 2 }), back(700*time.Millisecond),
+		steps: append(limited, drops(1), set(func(s *sockSettings) { s.EventRate = 2 }), back(700*time.Millisecond),
 			drops(4), expect(0, 0, 0), drops(3)),
 	}, {
 		name: "a full ring buffer", counters: counters{DropEgress: 100000, EventsLost: 100000 - ringEvents},
-		steps: append(limited, settings(func(s *sockSettings) { s.EventRate = 1 << 30 }), drops(100000), do(func(r *rig) {
+		steps: append(limited, set(func(s *sockSettings) { s.EventRate = 1 << 30 }), drops(100000), do(func(r *rig) {
 			if n := len(r.drain()); n != ringEvents {
 				r.t.Errorf("%d events in the ring buffer, want %d", n, ringEvents)
 			}

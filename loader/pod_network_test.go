@@ -18,10 +18,10 @@ func vipPolicies(f family, proto uint8) []fixture {
 	vip, none := request(f, proto, "A:1234", "V:80"), request(f, proto, "A:1234", "V:90")
 	away := request(f, proto, "A:1234", "V:110")
 	back := response(f, vip.as("A:1234", "B:7000"))
-	at7000 := []span{{6999, deny}, {7000, allow}, {65535, deny}}
-	at80 := []span{{79, deny}, {80, allow}, {65535, deny}}
+	at7000 := []portSpan{{6999, deny}, {7000, allow}, {65535, deny}}
+	at80 := []portSpan{{79, deny}, {80, allow}, {65535, deny}}
 	// ports lets a ruleset be this for all protocols.
-	ports := func(ruleset uint32, spans []span) step {
+	ports := func(ruleset uint32, spans []portSpan) step {
 		return do(func(r *rig) {
 			next := ruleset
 			ref := r.tree(spans, &next)
@@ -110,7 +110,7 @@ func TestNetworks(t *testing.T) {
 			steps: []step{apart, at("->B", request(f, proto, "N:1", "B:7000").by("N")).passes()},
 		}, {
 			name: "node-wide audit", counters: counters{FlowsCreated: 1, Audited: 1},
-			steps: joined(settings(func(s *sockSettings) { s.Audit = 1 })),
+			steps: joined(set(func(s *sockSettings) { s.Audit = 1 })),
 		}, {
 			name: "moved apart while they talked", counters: counters{FlowsCreated: 1, DropNetwork: 2},
 			steps: []step{goes(ab), goes(back), apart, raise(2), dropped(back), dropped(ab)},
@@ -124,7 +124,7 @@ func TestAudit(t *testing.T) {
 		ab := request(f, proto, "A:1234", "B:7000")
 		back := response(f, ab)
 		audited := counters{FlowsCreated: 1, Audited: 1}
-		everywhere := settings(func(s *sockSettings) { s.Audit = 1 })
+		everywhere := set(func(s *sockSettings) { s.Audit = 1 })
 		return []fixture{{
 			name: "of a policy", counters: audited, policies: []string{"103 audited egress 1"},
 			steps: []step{rule("A", egress, rulesetOf(audit)), goes(ab), goes(back), goes(ab)},

@@ -128,7 +128,7 @@ func TestPolicyTornRead(t *testing.T) {
 		r.ruleFor("B", ingress, "A", rulesetOf(deny))
 		r.rule("B", ingress, rulesetOf(allow)) // to all but A
 		r.rule("B", ingress, rulesetOf(deny))
-		r.remove("policy", policyKey("B", ingress, "A"))
+		r.remove("policy", cellKey("B", ingress, "A"))
 	}
 	stop()
 	if c := r.counters().minus(r.before); c.FlowsCreated != 0 || c.DropIngress == 0 {

@@ -7,19 +7,19 @@ import (
 	"testing"
 )
 
-// span is what becomes of the ports up to last that the span before it does not cover.
-type span struct {
+// portSpan is what becomes of the ports up to last that the span before it does not cover.
+type portSpan struct {
 	last    uint16
 	outcome uint32
 }
 
-func outcomeAt(spans []span, port uint16) uint32 {
-	return spans[slices.IndexFunc(spans, func(s span) bool { return port <= s.last })].outcome
+func outcomeAt(spans []portSpan, port uint16) uint32 {
+	return spans[slices.IndexFunc(spans, func(s portSpan) bool { return port <= s.last })].outcome
 }
 
 // tree writes port_nodes from *next on that say the same as spans, as small as can be, and returns the
 // reference to them.
-func (r *rig) tree(spans []span, next *uint32) uint32 {
+func (r *rig) tree(spans []portSpan, next *uint32) uint32 {
 	uniform := func(from, to int) bool {
 		for p := from; p <= to; p++ {
 			if outcomeAt(spans, uint16(p)) != outcomeAt(spans, uint16(from)) {
@@ -53,7 +53,7 @@ func (r *rig) tree(spans []span, next *uint32) uint32 {
 }
 
 // probePorts tries ports against spans, each for the protocol whose rules they are.
-func (r *rig) probePorts(t *testing.T, proto uint8, spans []span, ports []uint16) {
+func (r *rig) probePorts(t *testing.T, proto uint8, spans []portSpan, ports []uint16) {
 	t.Helper()
 	for _, port := range ports {
 		p := packet(proto, "A:1234", fmt.Sprintf("B:%d", port))
@@ -68,7 +68,7 @@ func (r *rig) probePorts(t *testing.T, proto uint8, spans []span, ports []uint16
 // TestRulesets tries trees of ports against the spans that they are made of: a leaf at the root, on the
 // first and on the second level, and random ones.
 func TestRulesets(t *testing.T) {
-	trees := map[string][]span{
+	trees := map[string][]portSpan{
 		"everything":      {{65535, allow}},
 		"nothing":         {{65535, deny}},
 		"the lower half":  {{0x7fff, allow}, {65535, deny}},
@@ -112,17 +112,17 @@ func TestRulesets(t *testing.T) {
 	}
 }
 
-func randomSpans(random *rand.Rand) (spans []span) {
+func randomSpans(random *rand.Rand) (spans []portSpan) {
 	outcome := uint32(deny)
 	for range 1 + random.IntN(6) {
-		spans = append(spans, span{uint16(random.IntN(65535)), 0})
+		spans = append(spans, portSpan{uint16(random.IntN(65535)), 0})
 		if random.IntN(2) == 0 {
 			spans[len(spans)-1].last %= 1024
 		}
 	}
-	spans = append(spans, span{last: 65535})
-	slices.SortFunc(spans, func(a, b span) int { return int(a.last) - int(b.last) })
-	spans = slices.CompactFunc(spans, func(a, b span) bool { return a.last == b.last })
+	spans = append(spans, portSpan{last: 65535})
+	slices.SortFunc(spans, func(a, b portSpan) int { return int(a.last) - int(b.last) })
+	spans = slices.CompactFunc(spans, func(a, b portSpan) bool { return a.last == b.last })
 	for i := range spans {
 		spans[i].outcome = outcome
 		outcome ^= deny ^ allow
@@ -130,9 +130,9 @@ func randomSpans(random *rand.Rand) (spans []span) {
 	return spans
 }
 
-func opposite(spans []span) (o []span) {
+func opposite(spans []portSpan) (o []portSpan) {
 	for _, s := range spans {
-		o = append(o, span{s.last, s.outcome ^ deny ^ allow})
+		o = append(o, portSpan{s.last, s.outcome ^ deny ^ allow})
 	}
 	return o
 }

@@ -15,29 +15,17 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// What bpf/types.h says of policies and events; TestPolicyConstants compares them.
+// Short for what fixtures say most.
 const (
-	identityWorld  = 1
-	identityNode   = 2
-	identityClosed = 3
+	ingress = directionIngress
+	egress  = directionEgress
+)
 
-	rulesetOpen   = 0
-	rulesetClosed = 1
-
-	ingress = 0
-	egress  = 1
-
-	leaf = 1 << 31
-
-	outcomeAllow = 1 << 0
-	outcomeAudit = 1 << 1
-	outcomeJoin  = 1 << 2
-
+// enum event_type.
+const (
 	eventDrop    = 1
 	eventVerdict = 2
 	eventAudit   = 3
-
-	endpointWatched = 1 << 0
 )
 
 // identities are the identities of the names in fixtures: containers have them by their entry in
@@ -119,11 +107,11 @@ func ruleFor(who string, direction int, peer string, ruleset uint32) step {
 
 func (r *rig) ruleFor(who string, direction int, peer string, ruleset uint32) {
 	r.t.Helper()
-	r.put("policy", policyKey(who, direction, peer), sockPolicy{Ruleset: ruleset})
+	r.put("policy", cellKey(who, direction, peer), sockPolicy{Ruleset: ruleset})
 }
 
-func policyKey(who string, direction int, peer string) sockPolicyKey {
-	return sockPolicyKey{Subject: identities[who], Peer: identities[peer], Direction: uint32(direction)}
+func cellKey(who string, direction int, peer string) policyKey {
+	return policyKey{Subject: identities[who], Peer: identities[peer], Direction: uint32(direction)}
 }
 
 // rewire edits a container's entry.
@@ -145,7 +133,7 @@ func raise(ids ...uint32) step {
 	})
 }
 
-func settings(edit func(*sockSettings)) step {
+func set(edit func(*sockSettings)) step {
 	return do(func(r *rig) {
 		var s sockSettings
 		r.lookup("settings", uint32(0), &s)
@@ -155,7 +143,7 @@ func settings(edit func(*sockSettings)) step {
 }
 
 // report has events reported.
-func reported() step { return settings(func(s *sockSettings) { s.EventRate = 1000 }) }
+func reported() step { return set(func(s *sockSettings) { s.EventRate = 1000 }) }
 
 // policyStats writes what policies counted, as "101 denied egress 2".
 func (r *rig) policyStats() (lines []string) {

@@ -111,7 +111,7 @@ ingress of shop/db for shop/client: denied, policy NetworkPolicy shop/db, 1 reas
 		{registry.Probe{Source: registry.Place{Address: f.addr("N")}, Destination: registry.Place{Kind: registry.PartyWorld}, Port: 7, Protocol: protoTCP},
 			`192.0.2.1 > world:7: allowed  service <nil>
   endpoints[192.0.2.1] = -
-  prefixes[192.0.2.1] = -
+  prefixes[192.0.2.1] = identity 20
 at world:7: allowed neither end is a container of this node: no policy is asked here
 `},
 		{registry.Probe{Source: registry.Place{Kind: registry.PartyNode}, Destination: registry.Place{Address: f.addr("B")}, Port: 7, Protocol: protoTCP},
