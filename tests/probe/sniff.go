@@ -52,13 +52,12 @@ var sniffed = []unix.SockFilter{
 
 // newSniffer counts on one interface, or on any.
 func newSniffer(device string, ports []int) (*sniffer, error) {
-	all := binary.BigEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
-	network := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, all))
+	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL)) // in network order
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // deaf until it is bound
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	to := &unix.SockaddrLinklayer{Protocol: network}
+	to := &unix.SockaddrLinklayer{Protocol: all}
 	if device != "any" {
 		link, err := net.InterfaceByName(device)
 		if err != nil {
@@ -66,7 +65,7 @@ func newSniffer(device string, ports []int) (*sniffer, error) {
 		}
 		to.Ifindex = link.Index
 	}
-	// More than a round brings, so that nothing is lost while the reader waits for a CPU.
+	// Room for what comes while the reader waits for a CPU.
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20); err != nil {
 		return nil, os.NewSyscallError("setsockopt", err)
 	}
