@@ -53,7 +53,7 @@ var sniffed = []unix.SockFilter{
 // newSniffer counts on one interface, or on any.
 func newSniffer(device string, ports []int) (*sniffer, error) {
 	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL)) // in network order
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // deaf until it is bound
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)          // deaf until it is bound
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
