@@ -19,6 +19,7 @@ type compiler interface {
 	Attach(registry.Endpoint) policy.Delta
 	Detach(registry.EndpointID) policy.Delta
 	Lookup(netip.Addr) policy.Identity
+	Rules(subject policy.ID, d registry.Direction) policy.Rules
 	Explain(subject policy.ID, d registry.Direction, peer policy.ID, proto uint8, port uint16) []policy.Reason
 }
 

@@ -64,12 +64,11 @@ func (s *isolation) detach(i Interface) {
 			s.unwire(a)
 		}
 	}
-	id, known := s.holds[i.Name]
-	if !known {
-		return
+	if id, known := s.holds[i.Name]; known {
+		delete(s.holds, i.Name)
+		s.merge(s.engine.Detach(id))
 	}
-	delete(s.holds, i.Name)
-	_ = s.run(s.engine.Detach(id))
+	_ = s.run()
 }
 
 // unwire forgets an address that is in map endpoints no more.
@@ -101,6 +100,14 @@ func (l *Loader) leaving() bool {
 	l.wireMu.Lock()
 	defer l.wireMu.Unlock()
 	return slices.ContainsFunc(l.isolation.leaving, func(i *identity) bool { return !i.used() })
+}
+
+// closedIdentities counts the identities that are closed because something could not be written.
+func (l *Loader) closedIdentities() int {
+	l.wireMu.Lock()
+	defer l.wireMu.Unlock()
+	n, _ := l.isolation.closedIdentities()
+	return n
 }
 
 // Isolated returns nil when every policy is in the maps, else which containers are closed and why.

@@ -421,7 +421,20 @@ func (c *fakeCompiler) Detach(registry.EndpointID) policy.Delta { return c.delta
 func (c *fakeCompiler) Lookup(a netip.Addr) policy.Identity {
 	return policy.Identity{ID: c.ids[c.now.of(a)]}
 }
-func (c *fakeCompiler) Rules(policy.ID, registry.Direction) policy.Rules { return policy.Rules{} }
+func (c *fakeCompiler) Rules(subject policy.ID, d registry.Direction) policy.Rules {
+	r := policy.Rules{Subject: subject, Direction: d, Set: map[policy.ID]*policy.Verdicts{}}
+	for key, sides := range c.now.rules {
+		if c.ids[key] != subject {
+			continue
+		}
+		r.Default = sides[d].any
+		for peer, v := range sides[d].peers {
+			r.Set[c.ids[peer]] = v
+		}
+	}
+	return r
+}
+
 func (c *fakeCompiler) Explain(policy.ID, registry.Direction, policy.ID, uint8, uint16) []policy.Reason {
 	return nil
 }

@@ -91,7 +91,7 @@ func (s *isolation) tagFor(a netip.Addr) (t tag, i *identity, net *numbered, err
 	i = s.addresses[a]
 	switch {
 	case i == nil:
-		return tag{identity: identityWorld}, s.world, nil, nil
+		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("the compiler knows no identity of %s", a)
 	case i.number() == 0:
 		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("no number for %s: %w", i, s.unnumbered[i])
 	case w.endpoint.Network == "":
@@ -199,7 +199,7 @@ func (p *isolationPass) movePrefix(key prefixKey) {
 		from := p.lookupHeld(key)
 		if failed := p.writePrefix(key, want); failed != nil {
 			p.dirtyPrefixes[key] = failed
-			p.stuck = append(p.stuck, stuckPrefix{key: key})
+			p.stuck = append(p.stuck, stuckPrefix{key: key, err: failed})
 			return
 		}
 		p.holdPrefix(key, want)
@@ -217,10 +217,10 @@ func (p *isolationPass) writePrefix(key prefixKey, want *identity) error {
 	}
 	if p.prefixes[key] == nil {
 		if len(p.stuck) > maxStuck {
-			return fmt.Errorf("wait for longer blocks: %w", p.dirtyPrefixes[p.stuck[0].key])
+			return fmt.Errorf("wait for longer blocks: %w", p.stuck[0].err)
 		}
 		for _, stuck := range p.stuck {
-			if stuck.key.Length > key.Length && truncate(stuck.key, key.Length) == key {
+			if p.dirtyPrefixes[stuck.key] != nil && stuck.key.Length > key.Length && truncate(stuck.key, key.Length) == key {
 				return fmt.Errorf("wait for %s: %w", fromPrefixKey(stuck.key), p.dirtyPrefixes[stuck.key])
 			}
 		}
@@ -276,10 +276,14 @@ func (s *isolation) lookupWant(key prefixKey) *identity {
 	return s.world
 }
 
-// findStuck lists the blocks that could not be written.
+// findStuck lists the blocks that could not be written, or will not be as they should for want of a
+// number.
 func (p *isolationPass) findStuck() {
 	p.stuck = p.stuck[:0]
 	for key, err := range p.dirtyPrefixes {
+		if want := p.wantPrefix(key); err == nil && want != nil && want.number() == 0 {
+			err = p.unnumbered[want]
+		}
 		if err != nil {
 			p.stuck = append(p.stuck, stuckPrefix{key, p.lookupHeld(key), p.lookupWant(key), err})
 		}

@@ -236,8 +236,24 @@ func (c *contentReader) ruleset(id uint32) (*ruleset, error) {
 		return c.pool.closed, nil
 	case c.pool.byID[id] != nil:
 		return c.pool.byID[id], nil
-	case id >= c.memory.rulesets.entries:
-		return nil, fmt.Errorf("ruleset %d is beyond the map's %d", id, c.memory.rulesets.entries)
+	}
+	out, e, err := c.read(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.pool.ids.restore(id); err != nil {
+		return nil, err
+	}
+	for _, ref := range refsOf(e) {
+		c.take(ref)
+	}
+	return c.pool.add(id, e, out), nil
+}
+
+// read returns what a ruleset says, and its entry. Nothing is taken.
+func (c *contentReader) read(id uint32) (*content, rulesetEntry, error) {
+	if id >= c.memory.rulesets.entries {
+		return nil, rulesetEntry{}, fmt.Errorf("ruleset %d is beyond the map's %d", id, c.memory.rulesets.entries)
 	}
 	e := *(*rulesetEntry)(c.memory.rulesets.at(id, 0))
 	out := &content{}
@@ -247,14 +263,8 @@ func (c *contentReader) ruleset(id uint32) (*ruleset, error) {
 			err = fmt.Errorf("its protocols without ports lead to node %d", ref)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("ruleset %d: %w", id, err)
+			return nil, e, fmt.Errorf("ruleset %d: %w", id, err)
 		}
-	}
-	if err := c.pool.ids.restore(id); err != nil {
-		return nil, err
-	}
-	for p, ref := range refsOf(e) {
-		c.take(ref)
 		if p == 3 {
 			out.other = c.outcome(ref)
 			continue
@@ -265,7 +275,7 @@ func (c *contentReader) ruleset(id uint32) (*ruleset, error) {
 			port = next
 		}
 	}
-	return c.pool.add(id, e, out), nil
+	return out, e, nil
 }
 
 // check says what is unsound about a reference. Nothing is taken.
@@ -283,9 +293,6 @@ func (c *contentReader) check(ref uint32, depth int) error {
 	}
 	if ref == 0 || ref >= c.memory.nodes.entries || depth > 1 {
 		return fmt.Errorf("port node %d is none", ref)
-	}
-	if c.pool.nodes.byID[ref] != nil && depth == 0 {
-		return nil
 	}
 	for child := range distinct(c.refs(ref)) {
 		if err := c.check(child, depth+1); err != nil {

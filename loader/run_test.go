@@ -151,6 +151,8 @@ func TestMetrics(t *testing.T) {
 		"sluice_sync_pending_frontends":                         0,
 		"sluice_sync_revision":                                  3,
 		"sluice_attached_interfaces":                            1,
+		"sluice_closed_identities":                              0,
+		"sluice_map_entries subjects":                           4,
 		"sluice_scrape_errors":                                  0,
 	} {
 		got, there := values[name]

@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -87,16 +86,7 @@ func (l *Loader) restoreEndpoints() error {
 func (l *Loader) restoreIsolation(tags map[netip.Addr]tag) error {
 	l.policy.endpoints = l.endpoints
 	l.isolation = newIsolation(l.policy, l.o.compiler(l.o.Node), l.o.Node, l.o.Sizes, l.o.grace, l.o.now)
-	d := isolationDump{
-		numbers: map[numberKey]numberEntry{}, policy: map[policyKey]policyEntry{},
-		prefixes: map[prefixKey]prefixEntry{}, tags: tags, names: l.endpoints.owner,
-		memory: &l.policy.isolationMemory,
-	}
-	err := errors.Join(
-		readInto(d.numbers, l.maps.get(sockMapNumbers)),
-		readInto(d.policy, l.maps.get(sockMapPolicy)),
-		readInto(d.prefixes, l.maps.get(sockMapPrefixes)),
-	)
+	d, err := l.dumpIsolation(tags)
 	if err != nil {
 		return err
 	}
