@@ -155,7 +155,8 @@ func (c *isolationCheck) checkPrefixes() {
 		}
 		wanted[key] = true
 		name := fromPrefixKey(key).String()
-		if p := fromPrefixKey(key); p.IsSingleIP() && c.fixed[key] == nil {
+		// Of a container here, who it is stands in endpoints, and a block of just its address beside it.
+		if p := fromPrefixKey(key); p.IsSingleIP() && c.fixed[key] == nil && c.wired[p.Addr()] == nil {
 			if id := c.engine.Lookup(p.Addr()).ID; id != want.id {
 				c.add("prefix "+name, "is taken for %s instead of %s", want, c.find(id))
 			}

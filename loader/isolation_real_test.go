@@ -128,6 +128,30 @@ func TestIsolationRestart(t *testing.T) {
 	mustBeClean(t, l)
 }
 
+// TestIsolationBlockOfOne: a block that is just a container's address is right beside the container.
+func TestIsolationBlockOfOne(t *testing.T) {
+	n := newNode(t)
+	l := n.open(n.options().isolated())
+	web, db := n.container(1, map[string]string{"app": "web"}), n.container(2, map[string]string{"app": "db"})
+	for _, i := range []Interface{web, db} {
+		if err := l.Attach(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := onlyFrom("db", "db", "web")
+	for _, a := range web.Addrs {
+		block := registry.IPBlock{CIDR: netip.PrefixFrom(a, a.BitLen())}
+		p.Ingress[0].Peers = append(p.Ingress[0].Peers, registry.Peer{Block: &block})
+	}
+	mustSync(t, l, policyUpdate(1, true, registered(web), registered(db), registry.Change{Policy: p}))
+	mustBeClean(t, l)
+	if err := l.DetachInterface(web.Name); err != nil {
+		t.Fatal(err)
+	}
+	mustSync(t, l, policyUpdate(2, true, registered(db), registry.Change{Policy: p}))
+	mustBeClean(t, l)
+}
+
 // TestIsolationRealMapFull: a kernel's map that is full closes what it has no room for.
 func TestIsolationRealMapFull(t *testing.T) {
 	for name, shrink := range map[string]func(*Sizes){
