@@ -165,7 +165,7 @@ static __always_inline enum stale begin_from(const struct packet *pkt, const str
 	begin(pkt, fwd);
 	if (!stale)
 		return answers_known(pkt, fwd) ? STALE_KEPT : STALE_NONE;
-	if (flow_over(pkt, stale, fwd->seen))
+	if (flow_over(pkt, stale, fwd->seen) || answers_no_more(pkt, stale))
 		return STALE_OVER;
 	if (flow_keep(pkt, stale, fwd))
 		return STALE_KEPT;
@@ -197,6 +197,15 @@ static __always_inline int conclude(struct __sk_buff *skb, const struct flow *st
 	return enter(skb, work, stale);
 }
 
+/* Whether the address is one that stands for the node towards its containers. */
+static __always_inline bool is_gateway(const struct addr *addr)
+{
+	const struct config *c = config_here();
+
+	return addr_equal(addr, &c->gateway_v4) || addr_equal(addr, &c->gateway_v6) ||
+	       addr_equal(addr, &c->hairpin_v6);
+}
+
 /* The packet in the scratch, from a container, with no entry in flows, or with one that no longer holds. */
 __noinline int from_pod_decide(struct __sk_buff *skb)
 {
@@ -224,6 +233,9 @@ __noinline int from_pod_decide(struct __sk_buff *skb)
 	    service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto, &svc) &&
 	    translate(pkt, &svc, fwd))
 		goto refuse;
+	/* No one has these addresses, so that nothing to them must leave the node. */
+	if (!(fwd->flags & FLOW_REPLY) && is_gateway(&fwd->daddr))
+		return DROP(skb, drop_link_local);
 	end_read(&work->dst, &fwd->daddr);
 	if (!work->dst.ep.ifindex && !(fwd->flags & (FLOW_REPLY | FLOW_NAT_SRC | FLOW_NAT_DST)) &&
 	    is_vip(&fwd->daddr))
@@ -273,9 +285,7 @@ __noinline int to_pod_decide(struct __sk_buff *skb)
 		return PASS; /* not the container's: the stack's own business */
 	if (!(fwd->flags & FLOW_REPLY))
 		fwd->flags = made_here(skb, pkt) ? fwd->flags | FLOW_NODE : fwd->flags & ~FLOW_NODE;
-	/* A container's address counts for who it is only if it came in by the container's veth. */
-	if (skb->ingress_ifindex != work->src.ep.ifindex)
-		__builtin_memset(&work->src.ep, 0, sizeof(work->src.ep));
+	forget_foreign(skb, work);
 	if (!fwd->service && has_ports(pkt->tuple.proto))
 		fwd->service = origin_service(skb, pkt);
 	return conclude(skb, stale, work, how);

@@ -308,6 +308,33 @@ static __always_inline bool flow_keep(const struct packet *pkt, const struct flo
 	return true;
 }
 
+/* Whether the ids are those of the containers that have these addresses now. */
+static __always_inline bool same_ends(const struct addr *saddr, __u32 src, const struct addr *daddr,
+				      __u32 dst)
+{
+	const struct endpoint *ep = bpf_map_lookup_elem(&endpoints, saddr);
+
+	if ((ep ? ep->id : 0) != src)
+		return false;
+	ep = bpf_map_lookup_elem(&endpoints, daddr);
+	return (ep ? ep->id : 0) == dst;
+}
+
+/*
+ * Whether an entry whose epochs were raised says no more about the packet than that there was a flow
+ * once: the packet asks for something in the direction of the answers, or one of the two containers has
+ * given its address to another, which never asked what the packet would answer.
+ */
+static __noinline bool answers_no_more(const struct packet *pkt, const struct flow *stale)
+{
+	if (!(stale->flags & FLOW_REPLY))
+		return false;
+	if (opens(pkt) && !(stale->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+		return true;
+	return !same_ends(&pkt->tuple.saddr, stale->src_endpoint, &stale->daddr,
+			  stale->dst_endpoint);
+}
+
 /*
  * Whether the packet, which has no entry, answers an untranslated flow that lost its other half. Notes
  * so in *fwd. The half of a translated flow cannot be found from here; see reply_lost.
@@ -322,7 +349,8 @@ static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 	reply_key(&key, fwd, pkt->tuple.proto);
 	twin = bpf_map_lookup_elem(&flows, &key);
 	if (!twin || twin->flags & (FLOW_REPLY | FLOW_NAT_SRC | FLOW_NAT_DST) ||
-	    !alive(twin, pkt->tuple.proto, fwd->seen))
+	    !alive(twin, pkt->tuple.proto, fwd->seen) ||
+	    !same_ends(&fwd->saddr, twin->dst_endpoint, &fwd->daddr, twin->src_endpoint))
 		return false;
 	fwd->flags = FLOW_REPLY | (twin->flags & FLOW_NODE);
 	fwd->service = twin->service;

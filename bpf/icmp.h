@@ -216,6 +216,7 @@ static __always_inline int flow_judge(struct __sk_buff *skb, const struct flow *
 	end_read(&work->dst, &entry->daddr);
 	if (settle())
 		return DROP(skb, drop_closed);
+	forget_foreign(skb, work);
 	return judge(skb);
 }
 

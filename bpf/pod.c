@@ -288,6 +288,18 @@ __noinline int to_pod_other(struct __sk_buff *skb, __u32 parsed)
 	return act == -1 ? DROP(skb, drop_fragment) : act;
 }
 
+/*
+ * Whether the entry was made for packets that come this way: from the same interface, or from the node
+ * itself. One that was decided before there was the container says nothing of it.
+ */
+static __always_inline bool for_whom(struct __sk_buff *skb, const struct packet *pkt,
+				     const struct flow *flow)
+{
+	if (!flow->dst_endpoint || (flow->in_ifindex && flow->in_ifindex != skb->ingress_ifindex))
+		return false;
+	return (flow->flags & (FLOW_NODE | FLOW_REPLY)) != FLOW_NODE || made_here(skb, pkt);
+}
+
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
@@ -311,8 +323,7 @@ int to_pod(struct __sk_buff *skb)
 		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
 	else if (act != SINGLE)
 		return act;
-	/* One that was decided before there was the container says nothing of it. */
-	if (!flow || !flow->dst_endpoint || !flow_holds(&pkt, flow)) {
+	if (!flow || !for_whom(skb, &pkt, flow) || !flow_holds(&pkt, flow)) {
 		pkt.single = act == SINGLE;
 		work = keep(&pkt);
 		if (!work)

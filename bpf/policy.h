@@ -121,8 +121,12 @@ __noinline int judge_side(__u32 direction)
 	if (any == RULESET_OPEN)
 		return 0;
 	key.peer = peer->ep.ifindex ? peer->ep.identity : identity_of(&peer->addr);
-	if (key.peer == IDENTITY_NODE)
-		return 0;
+	if (key.peer == IDENTITY_NODE) {
+		if (direction == DIRECTION_EGRESS)
+			return 0;
+		/* What the node sends is known by other signs: whoever only has its address is no one. */
+		key.peer = IDENTITY_WORLD;
+	}
 	for (i = 0; i < READ_TRIES; i++) {
 		ruleset = any;
 		entry = bpf_map_lookup_elem(&policy, &key);
@@ -193,10 +197,14 @@ static __always_inline void report_verdict(struct __sk_buff *skb, struct scratch
 	       work->judged[direction & 1].policy);
 }
 
-/* Whether the node's own stack made the packet. */
+/*
+ * Whether the node's own stack made the packet: it came in by no interface, and has a socket. The
+ * fragments into which the kernel cuts a forwarded IPv6 datagram lose the interface, too
+ * (ip6_copy_metadata, net/ipv6/ip6_output.c), but are no socket's.
+ */
 static __always_inline bool made_here(struct __sk_buff *skb, const struct packet *pkt)
 {
-	return pkt->direction == DIRECTION_INGRESS && !skb->ingress_ifindex;
+	return pkt->direction == DIRECTION_INGRESS && !skb->ingress_ifindex && skb->sk;
 }
 
 /*
@@ -317,6 +325,14 @@ __noinline int settle(void)
 			return 0;
 	}
 	return -1;
+}
+
+/* At to_pod an address counts for the container that has it only if the packet came in by its veth. */
+static __always_inline void forget_foreign(struct __sk_buff *skb, struct scratch *work)
+{
+	if (work->pkt.direction == DIRECTION_INGRESS &&
+	    skb->ingress_ifindex != work->src.ep.ifindex)
+		__builtin_memset(&work->src.ep, 0, sizeof(work->src.ep));
 }
 
 #endif

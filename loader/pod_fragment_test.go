@@ -145,7 +145,7 @@ func otherFragments(f family) []fixture {
 	}, {
 		name: "ping",
 		steps: []step{at("A>", pa).redirects(pa.to("B")), at("A>", pb).redirects(pb.to("B")),
-			at(">B", pa).passes(), at(">B", pb).passes()},
+			at("A>B", pa).passes(), at("A>B", pb).passes()},
 		counters: counters{FlowsCreated: 1},
 		flows: lines(protoICMP,
 			"A:1>B:0 = A:1>B:0 A->B [A B]",

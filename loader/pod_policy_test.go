@@ -208,7 +208,10 @@ func TestPolicyOutside(t *testing.T) {
 		}, {
 			name: "to the node and from it", counters: counters{FlowsCreated: 2},
 			steps: with(node, leaves(out), at("->A", answer).passes(),
-				do(func(r *rig) { r.empty("flows") }), at("->A", in).passes(), leaves(response(f, in))),
+				do(func(r *rig) { r.empty("flows") }), at(">A", in).passes(), leaves(response(f, in))),
+		}, {
+			name: "not from who has its address only", counters: counters{DropIngress: 1},
+			steps: with(node, at("->A", in).drops()),
 		}, {
 			name: "also of a container whose policies did not fit", counters: created,
 			steps: []step{rule("A", egress, rulesetClosed), node, leaves(out)},

@@ -139,7 +139,7 @@ func pings(f family) []fixture {
 			"A:0>N:1 = A:0>N:1 A->- reply node [A -]"),
 	}, {
 		name:     "another protocol",
-		steps:    []step{at("A>", other).redirects(other.to("B")), at(">B", other).passes()},
+		steps:    []step{at("A>", other).redirects(other.to("B")), at("A>B", other).passes()},
 		counters: created,
 		flows: lines(47,
 			"A:0>B:0 = A:0>B:0 A->B [A B]",

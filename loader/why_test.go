@@ -264,6 +264,9 @@ func (w *whyRig) probe(where string) {
 	if err != nil {
 		w.t.Fatalf("%s: %v", where, err)
 	}
+	if flow.Source.Kind == registry.PartyNode {
+		ctx.IngressIfindex = 0 // whoever asks about the node's address means the node
+	}
 	got, at := w.send(hook, packet.bytes(w.f), ctx)
 	want := wanted(&flow, at)
 	w.seen[strings.TrimSuffix(strings.SplitN(got, " by", 2)[0], " ")]++
