@@ -25,7 +25,7 @@ func (s *isolation) attach(i Interface) {
 			s.wired[a] = w
 		}
 		w.endpoint = e
-		s.dirtyAddrs[a] = s.dirtyAddrs[a]
+		due(s.dirtyAddrs, a)
 	}
 	// Both at once: in between it would be no one.
 	s.merge(append(deltas, s.engine.Attach(e))...)

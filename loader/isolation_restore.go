@@ -19,9 +19,8 @@ type isolationDump struct {
 	memory   *isolationMemory
 }
 
-// restore takes over what a predecessor left, and closes the rest for good: IDENTITY_CLOSED. Nothing else
-// changes before the first snapshot, except that what is unsound is closed. It returns what it found
-// wrong, for the log.
+// restore takes over what a predecessor left. Nothing of it changes before the first snapshot, except that
+// what is unsound is closed. It returns what it found wrong, for the log.
 //
 // The caller has waited until every program that was running when the predecessor died is over.
 func (s *isolation) restore(d isolationDump) (wrong []error) {
@@ -175,7 +174,7 @@ func (s *isolation) release(changes []registry.Change) (deltas []policy.Delta) {
 		return nil
 	}
 	for _, c := range changes {
-		if c.Endpoint == nil || c.Deleted {
+		if c.Endpoint == nil || c.Deleted || c.Endpoint.Node != s.node {
 			continue
 		}
 		for _, a := range c.Endpoint.Addresses {
@@ -210,7 +209,7 @@ func (s *isolation) reconcile() {
 		}
 	}
 	for a := range s.wired {
-		s.dirtyAddrs[a] = s.dirtyAddrs[a]
+		due(s.dirtyAddrs, a)
 	}
 	for key := range s.prefixes {
 		s.touchPrefix(key)

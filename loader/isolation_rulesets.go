@@ -323,6 +323,7 @@ func (p *rulesetPool) dropIdle(keep map[registry.PolicyID]struct{}) error {
 			continue
 		}
 		if _, kept := keep[p.names[id]]; kept {
+			delete(p.idle, id) // until its policy goes
 			continue
 		}
 		if err := p.policies.drop(n); err != nil {

@@ -242,11 +242,12 @@ func (w *isolationWorld) wire() {
 	}
 }
 
-// networksOf tells a successor of the containers' networks.
+// changes returns what the registry tells of the containers here.
 func (w *isolationWorld) changes() (out []registry.Change) {
 	for _, a := range localAddrs {
 		out = append(out, registry.Change{Endpoint: &registry.Endpoint{
-			Network: w.compiler.now.networks[a], Addresses: []netip.Addr{a},
+			EndpointID: registry.EndpointID{Node: "n", Interface: hostOf(a)},
+			Network:    w.compiler.now.networks[a], Addresses: []netip.Addr{a},
 		}})
 	}
 	return out
@@ -414,7 +415,7 @@ func TestIsolationFailsAnywhere(t *testing.T) {
 func TestIsolationKilledAnywhere(t *testing.T) {
 	for seed := range uint64(4) {
 		w := wiredWorld(t, seed, isolationSizes())
-		for range 40 {
+		for range 25 {
 			w.clock.t = w.clock.t.Add(time.Second)
 			numbers := maps.Clone(w.numbers)
 			w.change(w.compiler.now)
@@ -487,7 +488,7 @@ func TestIsolationFull(t *testing.T) {
 				w.s.restore(w.dump())
 				w.wire()
 				full := w.s.update(w.changes(), true) != nil
-				for range 40 {
+				for range 25 {
 					w.clock.t = w.clock.t.Add(time.Second)
 					w.change(w.compiler.now)
 					w.expect()
