@@ -18,7 +18,8 @@ type Namespace struct {
 const NamespaceLabel = "kubernetes.io/metadata.name"
 
 // NetworkLabel is carried by every endpoint; its value is the name of its CNI network. A policy's peer
-// that names it reaches into other networks, which are closed otherwise.
+// whose pod selector requires a value of it (Selector.Requires) reaches into other networks, which are
+// closed otherwise.
 const NetworkLabel = "sluice.net/network"
 
 // AuditAnnotation on a policy, with the value "true", makes it report what it would drop and drop
@@ -280,10 +281,11 @@ func (s Selector) Matches(labels map[string]string) bool {
 	return true
 }
 
-// Names reports whether the selector has a requirement about a label.
-func (s Selector) Names(key string) bool {
+// Requires reports whether the selector says which values a label has to have, by matchLabels or In. The
+// other operators leave open what there may be: everything but, or anything at all.
+func (s Selector) Requires(key string) bool {
 	if _, ok := s.MatchLabels[key]; ok {
 		return true
 	}
-	return slices.ContainsFunc(s.Expressions, func(r Requirement) bool { return r.Key == key })
+	return slices.ContainsFunc(s.Expressions, func(r Requirement) bool { return r.Key == key && r.Operator == In })
 }

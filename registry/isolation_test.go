@@ -86,3 +86,22 @@ func TestIsolationWords(t *testing.T) {
 		}
 	}
 }
+
+func TestRequires(t *testing.T) {
+	for _, c := range []struct {
+		s    Selector
+		want bool
+	}{
+		{Selector{}, false},
+		{Selector{MatchLabels: map[string]string{"a": ""}}, true},
+		{Selector{MatchLabels: map[string]string{"b": "x"}}, false},
+		{Selector{Expressions: []Requirement{{"a", In, []string{"x"}}}}, true},
+		{Selector{Expressions: []Requirement{{"b", In, []string{"x"}}}}, false},
+		{Selector{Expressions: []Requirement{{"a", NotIn, []string{"x"}}, {"a", Exists, nil}, {"a", DoesNotExist, nil}}}, false},
+		{Selector{Expressions: []Requirement{{"a", NotIn, []string{"x"}}, {"a", In, []string{"y"}}}}, true},
+	} {
+		if got := c.s.Requires("a"); got != c.want {
+			t.Errorf("%+v requires a: %t, want %t", c.s, got, c.want)
+		}
+	}
+}

@@ -123,15 +123,26 @@ var ownClauses = []clause{
 		drop:     []string{"x/o x/a TCP/80"},
 	},
 	{
-		says:     "A rule's peer that names sluice.net/network joins the networks, for what it allows",
+		says:     "A rule's peer that requires a value of sluice.net/network joins the networks, for what it allows",
 		policies: []string{np("x", `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {sluice.net/network: other}}}], ports: [{port: 80}]}]}`)},
 		pass:     []string{"x/o x/a TCP/80"},
 		drop:     []string{"x/o x/a TCP/81", "x/a x/o TCP/80", "x/o x/b TCP/80", "x/b x/a TCP/80"},
 	},
 	{
+		says: "NotIn, Exists and DoesNotExist restrict the peers, and join no networks",
+		policies: []string{
+			np("x", `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchExpressions: [{key: sluice.net/network, operator: NotIn, values: [guest]}]}}]}]}`),
+			np("x", `{podSelector: {matchLabels: {pod: b}}, ingress: [{from: [{podSelector: {matchExpressions: [{key: sluice.net/network, operator: Exists}]}}]}]}`),
+			np("x", `{podSelector: {matchLabels: {pod: c}}, ingress: [{from: [{podSelector: {matchExpressions: [{key: sluice.net/network, operator: DoesNotExist}]}}]}]}`),
+			np("y", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchExpressions: [{key: sluice.net/network, operator: NotIn, values: [net]}]}}]}]}`),
+		},
+		pass: []string{"x/b x/a TCP/80", "x/a x/b TCP/80"},
+		drop: []string{"x/o x/a TCP/80", "x/o x/b TCP/80", "x/o x/c TCP/80", "x/a x/c TCP/80", "x/a y/a TCP/80", "x/o y/a TCP/80"},
+	},
+	{
 		says: "A join of one side is not enough where the other one denies",
 		policies: []string{
-			anp(5, `subject: {namespaces: {}}, ingress: [{action: Allow, from: [{pods: {namespaces: {namespaceSelector: {}}, podSelector: {matchExpressions: [{key: sluice.net/network, operator: Exists}]}}}]}]`),
+			anp(5, `subject: {namespaces: {}}, ingress: [{action: Allow, from: [{pods: {namespaces: {namespaceSelector: {}}, podSelector: {matchExpressions: [{key: sluice.net/network, operator: In, values: [net, other]}]}}}]}]`),
 			np("x", `{podSelector: {matchLabels: {pod: o}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {pod: a}}}]}]}`),
 		},
 		pass: []string{"x/o x/a TCP/80", "x/a x/o TCP/80"},

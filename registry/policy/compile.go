@@ -34,7 +34,8 @@ type rule struct {
 	receivers []*selector
 }
 
-// peer is one of the peers of a rule. It joins networks when it names NetworkLabel.
+// peer is one of the peers of a rule. It joins networks when it requires a value of
+// NetworkLabel.
 type peer struct {
 	*selector
 	joins bool
@@ -96,7 +97,7 @@ func (e *Engine) compileRule(p *policy, d registry.Direction, source registry.Ru
 	}
 	for _, from := range source.Peers {
 		if from.Pods != nil {
-			joins := from.Pods.Pods.Names(registry.NetworkLabel)
+			joins := from.Pods.Pods.Requires(registry.NetworkLabel)
 			r.peers = append(r.peers, peer{use(labelSelector(p.Policy, from.Pods)), joins})
 		} else if from.Block != nil {
 			if x := e.blockSelector(from.Block); x != nil {

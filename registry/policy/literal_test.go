@@ -219,7 +219,7 @@ func (c *cluster) matches(p *registry.Policy, r registry.Rule, pr probe) (is, jo
 		if e := c.at(pr.peer); e != nil && c.peerMatches(p, peer.Pods, c.at(pr.subject), e) {
 			is = true
 			for _, x := range peer.Pods.Pods.Expressions {
-				join = join || x.Key == "sluice.net/network"
+				join = join || x.Key == "sluice.net/network" && x.Operator == "In"
 			}
 			if _, named := peer.Pods.Pods.MatchLabels["sluice.net/network"]; named {
 				join = true

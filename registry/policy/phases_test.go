@@ -13,11 +13,11 @@ func TestTwoSides(t *testing.T) {
 	const (
 		closed = `{podSelector: {matchLabels: {pod: a}}}`
 		open   = `{podSelector: {matchLabels: {pod: a}}, ingress: [{}]}`
-		joins  = `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchExpressions: [{key: sluice.net/network, operator: Exists}]}}]}]}`
+		joins  = `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchExpressions: [{key: sluice.net/network, operator: In, values: [net, other]}]}}]}]}`
 
 		egressClosed = `{podSelector: {matchLabels: {pod: o}}, policyTypes: [Egress]}`
 		egressOpen   = `{podSelector: {matchLabels: {pod: o}}, policyTypes: [Egress], egress: [{}]}`
-		egressJoins  = `{podSelector: {matchLabels: {pod: o}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchExpressions: [{key: sluice.net/network, operator: Exists}]}}]}]}`
+		egressJoins  = `{podSelector: {matchLabels: {pod: o}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchExpressions: [{key: sluice.net/network, operator: In, values: [net, other]}]}}]}]}`
 		egressOfB    = `{podSelector: {matchLabels: {pod: b}}, policyTypes: [Egress], egress: [{}]}`
 		egressNoB    = `{podSelector: {matchLabels: {pod: b}}, policyTypes: [Egress]}`
 	)

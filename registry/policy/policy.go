@@ -61,8 +61,8 @@ type Outcome struct {
 	Allow bool
 	// Audit is set with Allow when only policies in audit mode would have denied it.
 	Audit bool
-	// Join is set with Allow when the rule that allows it names NetworkLabel: the two may be of
-	// different networks.
+	// Join is set with Allow when the rule that allows it requires a value of NetworkLabel: the two may
+	// be of different networks.
 	Join bool
 	// Policy is to be told as the reason: the first one that allows it, the rule's that denies it, or
 	// the first of those that close the subject. The zero value: there is none.
