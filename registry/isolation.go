@@ -203,8 +203,8 @@ type PodSelector struct {
 	Pods Selector `json:"pods"`
 	// SameLabels and NotSameLabels, of AdminNetworkPolicy's peers, are keys of namespace labels: the peer's
 	// namespace must have them all, and all with the values of the subject's namespace, or of
-	// NotSameLabels at least one with another value. A namespace that lacks the key has neither the same
-	// nor not the same.
+	// NotSameLabels at least one not with its value. A subject's namespace that lacks the key has no value:
+	// no peer has the same, and every one that has the key has another.
 	SameLabels    []string `json:"sameLabels,omitempty"`
 	NotSameLabels []string `json:"notSameLabels,omitempty"`
 }

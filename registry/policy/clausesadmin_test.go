@@ -87,8 +87,14 @@ var adminClauses = []clause{
 	{
 		says:     "NotSameLabels: to be selected a namespace must have the label, with a different value",
 		policies: []string{anp(5, `subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {notSameLabels: [team]}}]}]`)},
-		pass:     []string{"z/a x/a TCP/80", "q/a x/a TCP/80", "x/a q/a TCP/80"},
+		pass:     []string{"z/a x/a TCP/80", "q/a x/a TCP/80"},
 		drop:     []string{"y/a x/a TCP/80", "x/a y/a TCP/80"},
+	},
+	{
+		says:     "NotSameLabels: a subject's namespace without the label has another value than any that has it",
+		policies: []string{anp(5, `subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {notSameLabels: [team]}}]}], egress: [{action: Deny, to: [{namespaces: {notSameLabels: [env]}}]}]`)},
+		pass:     []string{"q/a x/a TCP/80", "z/b z/a TCP/80"},
+		drop:     []string{"x/a q/a TCP/80", "y/a q/a UDP/53", "x/a z/a TCP/80", "q/a z/a ICMP"},
 	},
 	{
 		says:     "NotSameLabels: at least one of the labels must have a different value",

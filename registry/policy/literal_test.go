@@ -258,7 +258,7 @@ func (c *cluster) peerMatches(p *registry.Policy, s *registry.PodSelector, subje
 			if !theirs.Has(k) {
 				return false
 			}
-			differs = differs || mine.Has(k) && theirs.Get(k) != mine.Get(k)
+			differs = differs || !mine.Has(k) || theirs.Get(k) != mine.Get(k)
 		}
 		if !differs {
 			return false

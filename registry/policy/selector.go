@@ -183,8 +183,8 @@ func (x *selector) chooses(q *identity) bool {
 }
 
 // holds reports whether a peer that the selector chooses is one for this subject, too: its namespace has
-// all the labels of same with the values of the subject's namespace, and another value than it for some
-// label of notSame that both have.
+// all the labels of same with the values of the subject's namespace, and for some label of notSame not its
+// value, which the subject's namespace need not have: chooses has seen that the peer's has them all.
 func (x *selector) holds(subject *workload, q *identity) bool {
 	if !x.pairwise() {
 		return true
@@ -197,7 +197,7 @@ func (x *selector) holds(subject *workload, q *identity) bool {
 	}
 	return len(x.notSame) == 0 || slices.ContainsFunc(x.notSame, func(k string) bool {
 		v, ok := mine[k]
-		return ok && v != theirs[k]
+		return !ok || v != theirs[k]
 	})
 }
 
