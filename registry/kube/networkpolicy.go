@@ -142,16 +142,21 @@ func (v *validator) ipBlock(at string, b *networkingv1.IPBlock) registry.IPBlock
 	return out
 }
 
-// prefix reads a CIDR; of one with faults the result is not valid.
+// prefix reads a CIDR; of one with faults the result is not valid. Bits behind its length mean nothing, as in
+// Kubernetes. Two readers may disagree about others: whether a leading zero makes a number octal, and to
+// which family an IPv4-mapped address belongs.
 func (v *validator) prefix(at, text string) netip.Prefix {
 	p, err := netip.ParsePrefix(text)
 	switch {
-	case err != nil || p.Addr().Is4In6():
+	case err != nil:
 		v.fault(at, "%q is not a CIDR (e.g. 10.9.8.0/24 or 2001:db8::/64)", shorten(text))
-	case p != p.Masked():
-		v.fault(at, "%s has bits set behind its length: did you mean %s?", p, p.Masked())
+	case p.Addr().Is4In6() && p.Bits() >= 96:
+		v.fault(at, "%q is an IPv4 block in the words of IPv6: write it as IPv4, %s", shorten(text),
+			netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked())
+	case p.Addr().Is4In6():
+		v.fault(at, "%q is IPv4 by its address and IPv6 by its length: write 0.0.0.0/0 or %s", shorten(text), p.Masked())
 	default:
-		return p
+		return p.Masked()
 	}
 	return netip.Prefix{}
 }

@@ -77,15 +77,19 @@ func TestDirections(t *testing.T) {
 // TestPeers: the eight ways to write a peer.
 func TestPeers(t *testing.T) {
 	for text, want := range map[string]registry.Peer{
-		"{podSelector: {}}":                                                               pods(nil, registry.Selector{}),
-		"{podSelector: {matchLabels: {a: b}}}":                                            pods(nil, labelled("a", "b")),
-		"{podSelector: {}, namespaceSelector: null}":                                      pods(nil, registry.Selector{}),
-		"{namespaceSelector: {}}":                                                         pods(&registry.Selector{}, registry.Selector{}),
-		"{namespaceSelector: {}, podSelector: {}}":                                        pods(&registry.Selector{}, registry.Selector{}),
-		"{namespaceSelector: {matchExpressions: []}}":                                     pods(&registry.Selector{}, registry.Selector{}),
-		"{ipBlock: {cidr: 0.0.0.0/0}}":                                                    {Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("0.0.0.0/0")}},
-		"{ipBlock: {cidr: 'FD00:0:0::/48', except: []}}":                                  {Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("fd00::/48")}},
-		"{ipBlock: {cidr: 10.0.0.1/32}, podSelector: ~}":                                  {Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("10.0.0.1/32")}},
+		"{podSelector: {}}":                              pods(nil, registry.Selector{}),
+		"{podSelector: {matchLabels: {a: b}}}":           pods(nil, labelled("a", "b")),
+		"{podSelector: {}, namespaceSelector: null}":     pods(nil, registry.Selector{}),
+		"{namespaceSelector: {}}":                        pods(&registry.Selector{}, registry.Selector{}),
+		"{namespaceSelector: {}, podSelector: {}}":       pods(&registry.Selector{}, registry.Selector{}),
+		"{namespaceSelector: {matchExpressions: []}}":    pods(&registry.Selector{}, registry.Selector{}),
+		"{ipBlock: {cidr: 0.0.0.0/0}}":                   {Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("0.0.0.0/0")}},
+		"{ipBlock: {cidr: 'FD00:0:0::/48', except: []}}": {Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("fd00::/48")}},
+		"{ipBlock: {cidr: 10.0.0.1/32}, podSelector: ~}": {Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("10.0.0.1/32")}},
+		"{ipBlock: {cidr: 'fd00:1:2::3/16'}}":            {Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("fd00::/16")}},
+		"{ipBlock: {cidr: 10.1.2.3/8, except: [10.1.2.3/16, 10.1.0.0/16]}}": {Block: &registry.IPBlock{
+			CIDR: netip.MustParsePrefix("10.0.0.0/8"), Except: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		}},
 		"{podSelector: {matchLabels: {a: ''}}}":                                           pods(nil, labelled("a", "")),
 		"{podSelector: {matchLabels: {sluice.net/network: blue}}, namespaceSelector: {}}": pods(&registry.Selector{}, labelled(registry.NetworkLabel, "blue")),
 		"{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 10.0.0.0/9, 10.1.0.0/16]}}": {Block: &registry.IPBlock{
