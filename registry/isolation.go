@@ -86,10 +86,14 @@ type Policy struct {
 	// Isolates holds the directions in which a NetworkPolicy closes its subjects (policyTypes, with the
 	// default worked out). It is empty for the other tiers.
 	Isolates []Direction `json:"isolates,omitempty"`
-	Ingress  []Rule      `json:"ingress,omitempty"`
-	Egress   []Rule      `json:"egress,omitempty"`
+	// Ingress and Egress are the rules. Of a NetworkPolicy those of a direction that is not in Isolates mean
+	// nothing, and are kept as they were given.
+	Ingress []Rule `json:"ingress,omitempty"`
+	Egress  []Rule `json:"egress,omitempty"`
 	// Audit is set when the policy only reports what it would drop.
 	Audit bool `json:"audit,omitempty"`
+	// Labels are the object's own, for whoever reads it.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Direction is a flow's, as its subject sees it.
@@ -145,6 +149,14 @@ func (p *Policy) Rules(d Direction) []Rule {
 
 // Closes reports whether the policy closes its subjects in a direction but for what is allowed.
 func (p *Policy) Closes(d Direction) bool { return slices.Contains(p.Isolates, d) }
+
+// Concerns reports whether the policy has a say in a direction.
+func (p *Policy) Concerns(d Direction) bool {
+	if p.Tier == TierNamespaced {
+		return p.Closes(d)
+	}
+	return len(p.Rules(d)) > 0
+}
 
 // Selects reports whether the policy is about an endpoint. namespaceLabels are those that NamespaceLabels
 // gives the endpoint's namespace.

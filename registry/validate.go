@@ -20,9 +20,6 @@ func (p *Policy) Validate() error {
 		return fmt.Errorf("subject: %w", err)
 	}
 	for _, d := range []Direction{Ingress, Egress} {
-		if p.Tier == TierNamespaced && !p.Closes(d) && len(p.Rules(d)) > 0 {
-			return fmt.Errorf("rules for %s, which is not isolated", d)
-		}
 		for i := range p.Rules(d) {
 			if err := p.validRule(&p.Rules(d)[i]); err != nil {
 				return fmt.Errorf("%s rule %d: %w", d, i, err)

@@ -106,7 +106,7 @@ func priority(p api.Policy) string {
 func directions(p api.Policy) string {
 	var list []string
 	for _, d := range []registry.Direction{registry.Ingress, registry.Egress} {
-		if p.Closes(d) || len(p.Rules(d)) > 0 {
+		if p.Concerns(d) {
 			list = append(list, d.String())
 		}
 	}

@@ -97,6 +97,32 @@ func TestPoliciesAsObjects(t *testing.T) {
 	a.expect(t, 0, "namespace shop   unchanged\n", "", text, "apply", "-f", "-")
 }
 
+// TestPolicyAsGiven: what means nothing is not shown as if it meant something, and is given back as it was.
+func TestPolicyAsGiven(t *testing.T) {
+	a := newAgent(t)
+	given := `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: web
+  labels: {team: x}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+  egress:
+  - to: [{ipBlock: {cidr: 10.0.0.0/8}}]
+`
+	a.expect(t, 0, "networkpolicy default/web   created\n", "", given, "apply", "-f", "-")
+	a.expect(t, 0, "KIND            NAME   PRIORITY   DIRECTIONS   AUDIT   SELECTS\n"+
+		"NetworkPolicy   web    -          ingress      -       0\n", "", "", "get", "netpol", "web")
+	_, text, _ := a.sluice(t, "", "get", "netpol", "web", "-o", "yaml")
+	for _, want := range []string{"team: x", "cidr: 10.0.0.0/8"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+	a.expect(t, 0, "networkpolicy default/web   unchanged\n", "", text, "apply", "-f", "-")
+}
+
 func TestPoliciesRefused(t *testing.T) {
 	a := newAgent(t)
 	bad := strings.NewReplacer("endPort: 6000", "endPort: 600", "priority: 7", "priority: -1", `"true"`, "yes please").Replace(guarded)

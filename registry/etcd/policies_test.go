@@ -17,6 +17,7 @@ import (
 // policy is a policy with something in every field that its kind has.
 func policy(tier registry.Tier, n int) registry.Policy {
 	p := registry.Policy{PolicyID: registry.PolicyID{Tier: tier, Name: registry.Name{Name: fmt.Sprint("p", n)}}, Audit: n%2 == 1}
+	p.Labels = map[string]string{"team": "x"}
 	selector := registry.Selector{
 		MatchLabels: map[string]string{"app": fmt.Sprint(n)},
 		Expressions: []registry.Requirement{{Key: "a", Operator: registry.NotIn, Values: []string{"b", ""}}, {Key: "c", Operator: registry.Exists}},
@@ -117,7 +118,7 @@ func TestPoliciesRefused(t *testing.T) {
 		"longer than 253":            func(p *registry.Policy) { p.Name.Name = strings.Repeat("x", 254) },
 		"no protocol":                func(p *registry.Policy) { p.Ingress[0].Ports[0].Protocol = 0 },
 		"more than the":              func(p *registry.Policy) { p.Subject.Pods.MatchLabels["x"] = strings.Repeat("x", maxValue) },
-		"rules for egress":           func(p *registry.Policy) { p.Isolates = p.Isolates[:1] },
+		"0 isolated directions":      func(p *registry.Policy) { p.Isolates = nil },
 	} {
 		p := policy(registry.TierNamespaced, 1)
 		edit(&p)

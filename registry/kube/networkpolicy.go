@@ -27,13 +27,6 @@ func (v *validator) networkPolicy(n *networkingv1.NetworkPolicy) registry.Policy
 	for i, r := range n.Spec.Egress {
 		p.Egress = append(p.Egress, v.rule(fmt.Sprintf("spec.egress[%d]", i), "to", r.To, r.Ports))
 	}
-	// Rules of a direction that policyTypes does not name mean nothing.
-	if !p.Closes(registry.Ingress) {
-		p.Ingress = nil
-	}
-	if !p.Closes(registry.Egress) {
-		p.Egress = nil
-	}
 	return p
 }
 
@@ -41,6 +34,9 @@ func (v *validator) networkPolicy(n *networkingv1.NetworkPolicy) registry.Policy
 func (v *validator) policyHead(tier registry.Tier, m *metav1.ObjectMeta) registry.Policy {
 	p := registry.Policy{PolicyID: registry.PolicyID{Tier: tier}}
 	p.Name = v.metadata(m, tier == registry.TierNamespaced, validation.IsDNS1123Subdomain)
+	if len(m.Labels) > 0 {
+		p.Labels = maps.Clone(m.Labels)
+	}
 	domain, _, _ := strings.Cut(registry.AuditAnnotation, "/")
 	for _, key := range slices.Sorted(maps.Keys(m.Annotations)) {
 		value := m.Annotations[key]

@@ -61,8 +61,9 @@ func TestDirections(t *testing.T) {
 		{"{policyTypes: [Egress]}", out, nil, nil},
 		{"{policyTypes: [Egress, Ingress]}", both, nil, nil},
 		{"{policyTypes: [Egress, Egress]}", out, nil, nil},
-		{"{policyTypes: [Ingress], egress: [{}]}", in, nil, nil}, // what policyTypes does not name means nothing
-		{"{policyTypes: [Egress], ingress: [{}], egress: [{}]}", out, nil, []registry.Rule{everyone}},
+		// What policyTypes does not name means nothing, and is kept.
+		{"{policyTypes: [Ingress], egress: [{}]}", in, nil, []registry.Rule{everyone}},
+		{"{policyTypes: [Egress], ingress: [{}], egress: [{}]}", out, []registry.Rule{everyone}, []registry.Rule{everyone}},
 	} {
 		p := onePolicy(t, networkPolicy(c.spec))
 		if !reflect.DeepEqual(p.Isolates, c.isolates) || !reflect.DeepEqual(p.Ingress, c.in) || !reflect.DeepEqual(p.Egress, c.out) {
@@ -127,7 +128,7 @@ func TestPolicyPorts(t *testing.T) {
 const adminTwin = `
 apiVersion: policy.networking.k8s.io/v1alpha1
 kind: %s
-metadata: {name: default, annotations: {sluice.net/audit: "%t"}}
+metadata: {name: default, labels: {team: x}, annotations: {sluice.net/audit: "%t"}}
 spec:
   %s
   subject:
@@ -168,7 +169,7 @@ func TestAdminPolicies(t *testing.T) {
 		}},
 		Egress: []registry.Rule{{Action: registry.Deny, Peers: []registry.Peer{pods(&registry.Selector{}, registry.Selector{})}}},
 	}
-	want.Name.Name = "default"
+	want.Name.Name, want.Labels = "default", map[string]string{"team": "x"}
 	want.Tier = registry.TierBaseline
 	if p := onePolicy(t, fmt.Sprintf(adminTwin, BaselineAdminNetworkPolicy, false, "", "Allow")); !reflect.DeepEqual(p, want) {
 		t.Errorf("parsed\n%+v\nwant\n%+v", p, want)

@@ -116,11 +116,9 @@ func (r random) policy() registry.Policy {
 		s := r.selector()
 		p.Subject.Namespaces = &s
 	}
-	if p.Tier != registry.TierNamespaced || p.Closes(registry.Ingress) {
-		p.Ingress = r.rules(p.Tier)
-	}
-	if p.Tier != registry.TierNamespaced || p.Closes(registry.Egress) {
-		p.Egress = r.rules(p.Tier)
+	p.Ingress, p.Egress = r.rules(p.Tier), r.rules(p.Tier)
+	if r.IntN(2) == 0 {
+		p.Labels = map[string]string{"team": "x", "example.com/tier": ""}
 	}
 	return p
 }

@@ -23,7 +23,7 @@ func ToPolicy(p *registry.Policy) *PolicyObject {
 	kind := p.Tier.String()
 	out := &PolicyObject{
 		TypeMeta:   metav1.TypeMeta{APIVersion: version(kind), Kind: kind},
-		ObjectMeta: metav1.ObjectMeta{Name: p.Name.Name, Namespace: p.Namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: p.Name.Name, Namespace: p.Namespace, Labels: p.Labels},
 	}
 	if p.Audit {
 		out.Annotations = map[string]string{registry.AuditAnnotation: "true"}

@@ -41,10 +41,14 @@ type peer struct {
 	joins bool
 }
 
-// blocksOf returns the blocks that a policy names; those of directions that it does not concern, too.
+// blocksOf returns the blocks that a policy names in the directions that it concerns.
 func blocksOf(p *registry.Policy) []netip.Prefix {
 	var list []netip.Prefix
-	for _, rules := range [][]registry.Rule{p.Ingress, p.Egress} {
+	for _, d := range []registry.Direction{registry.Ingress, registry.Egress} {
+		if !p.Concerns(d) {
+			continue
+		}
+		rules := p.Rules(d)
 		for i := range rules {
 			for _, peer := range rules[i].Peers {
 				if peer.Block == nil {
@@ -70,14 +74,13 @@ func (e *Engine) compile(source *registry.Policy) *policy {
 	p.subject.subjectOf[p] = struct{}{}
 	for d := range p.sides {
 		dir := registry.Direction(d)
-		if source.Tier == registry.TierNamespaced && !source.Closes(dir) {
+		side := &p.sides[d]
+		if side.concerns = source.Concerns(dir); !side.concerns {
 			continue
 		}
-		side := &p.sides[d]
 		for _, r := range source.Rules(dir) {
 			side.rules = append(side.rules, e.compileRule(p, dir, r))
 		}
-		side.concerns = source.Tier == registry.TierNamespaced || len(side.rules) > 0
 	}
 	return p
 }

@@ -110,6 +110,37 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
+// TestIgnoredRules: the rules of a direction that a NetworkPolicy does not isolate mean nothing: not even
+// their blocks are told apart.
+func TestIgnoredRules(t *testing.T) {
+	p := registry.Policy{
+		PolicyID: registry.PolicyID{Name: registry.Name{Namespace: "x", Name: "p"}}, Isolates: []registry.Direction{registry.Ingress},
+		Egress: []registry.Rule{{Action: registry.Allow, Peers: []registry.Peer{{Block: &registry.IPBlock{CIDR: netip.MustParsePrefix("192.0.2.0/24")}}}}},
+	}
+	e := New(thisNode)
+	ep := registry.Endpoint{
+		EndpointID: registry.EndpointID{Node: thisNode, ContainerID: "c", Interface: "eth0"},
+		Name:       registry.Name{Namespace: "x", Name: "c"}, Addresses: []netip.Addr{v4(1)},
+	}
+	e.Apply([]registry.Change{{Endpoint: &ep}, {Policy: &p}}, true)
+	subject, peer := e.Lookup(v4(1)).ID, e.Lookup(netip.MustParseAddr("192.0.2.1")).ID
+	if peer != World {
+		t.Errorf("the block has identity %d", peer)
+	}
+	if r := e.Rules(subject, registry.Egress); r.Default != nil {
+		t.Errorf("egress rules %+v", r)
+	}
+	if r := e.Rules(subject, registry.Ingress); r.Default == nil || r.Default.Other.Allow {
+		t.Errorf("ingress rules %+v", r)
+	}
+	both := p
+	both.Isolates = []registry.Direction{registry.Ingress, registry.Egress}
+	e.Apply([]registry.Change{{Policy: &both}}, false)
+	if e.Lookup(netip.MustParseAddr("192.0.2.1")).ID == World || e.Rules(subject, registry.Egress).Default == nil {
+		t.Error("egress is isolated, and nothing has changed")
+	}
+}
+
 // workloadOf reads a workload from text: fields of lines, in any order and number.
 func workloadOf(text string) (*spec, []netip.Prefix) {
 	var ep registry.Endpoint
