@@ -49,9 +49,10 @@ func change(k, v []byte) (c registry.Change, ok bool, err error) {
 	return c, err == nil, err
 }
 
-// unreadable returns what becomes of an object whose value cannot be read: it is deleted. Of a NetworkPolicy
-// its name still says that a namespace is to be isolated, and all of it is: what a policy may have kept
-// out must not come in because the policy was written by a newer agent, or badly.
+// unreadable returns what becomes of an object whose value cannot be read, if no version of it is known that
+// could be: it is deleted. Of a NetworkPolicy its name still says that a namespace is to be isolated, and
+// all of it is: what a policy may have kept out must not come in because the policy was written by a newer
+// agent, or badly.
 func unreadable(k []byte) (registry.Change, bool, error) {
 	c, ok, err := change(k, nil)
 	if ok && c.Policy != nil && c.Policy.Tier == registry.TierNamespaced {

@@ -7,4 +7,6 @@
 //	vips/ADDRESS                       the name of the service that owns the address
 //	endpoints/NODE/CONTAINER/INTERFACE a wired container interface
 //	nodes/NAME                         a node
+//	namespaces/NAME                    a namespace's labels
+//	policies/KIND/NAMESPACE/NAME       a NetworkPolicy; KIND/NAME is one of a cluster-wide tier
 package etcd

@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"maps"
-	"reflect"
 	"slices"
 	"testing"
 
@@ -106,54 +105,4 @@ func FuzzChange(f *testing.F) {
 			t.Errorf("key %q can be put but not deleted: %v", k, err)
 		}
 	})
-}
-
-// TestUnreadablePolicy: of a NetworkPolicy that cannot be read, the isolation is left, also after a
-// restart, until someone writes or deletes it.
-func TestUnreadablePolicy(t *testing.T) {
-	s := open(t)
-	p := policy(registry.TierNamespaced, 1)
-	k, err := policyKey(p.PolicyID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	batches := s.Watch(ctx)
-	c := registry.NewCatalog()
-	c.Apply(receive(t, batches))
-	closed := registry.Policy{PolicyID: p.PolicyID, Isolates: p.Isolates}
-	for _, value := range []string{"", "garbage", `{"kind":"NetworkPolicy","namespace":"shop","name":"p1","isolates":["sideways"]}`} {
-		if _, err := s.PutPolicy(t.Context(), p); err != nil {
-			t.Fatal(err)
-		}
-		c.Apply(receive(t, batches))
-		if _, err := s.client.Put(t.Context(), k, value); err != nil {
-			t.Fatal(err)
-		}
-		c.Apply(receive(t, batches))
-		fresh := registry.NewCatalog()
-		b, err := s.snapshot(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		fresh.Apply(b)
-		for name, c := range map[string]*registry.Catalog{"following": c, "reading anew": fresh} {
-			if got, _ := c.Policy(p.PolicyID); !reflect.DeepEqual(got, closed) {
-				t.Errorf("%s, %q is %+v, want %+v", name, value, got, closed)
-			}
-		}
-	}
-	other := policy(registry.TierNamespaced, 2)
-	if outcomes, _, err := s.Commit(t.Context(), []registry.Change{{Policy: &p}, {Policy: &other}}); err != nil || outcomes[0] != registry.Created {
-		t.Errorf("an unreadable policy counts as one that is there: %v, %v", outcomes, err)
-	}
-	c.Apply(receive(t, batches))
-	if _, err := s.DeletePolicy(t.Context(), p.PolicyID); err != nil {
-		t.Fatal(err)
-	}
-	c.Apply(receive(t, batches))
-	if _, still := c.Policy(p.PolicyID); still {
-		t.Error("the policy was deleted and is still there")
-	}
 }

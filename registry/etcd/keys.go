@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 
+	strictjson "sigs.k8s.io/json"
+
 	"github.com/sluice-net/sluice/registry"
 )
 
@@ -145,7 +147,7 @@ func decodeNode(k, v []byte) (registry.Node, error) {
 
 func decodeNamespace(k, v []byte) (registry.Namespace, error) {
 	var n registry.Namespace
-	if err := decode(v, &n); err != nil {
+	if err := decodeStrictly(v, &n); err != nil {
 		return n, err
 	}
 	if want, err := namespaceKey(n.Name); err != nil || want != string(k) {
@@ -156,7 +158,7 @@ func decodeNamespace(k, v []byte) (registry.Namespace, error) {
 
 func decodePolicy(k, v []byte) (registry.Policy, error) {
 	var p registry.Policy
-	if err := decode(v, &p); err != nil {
+	if err := decodeStrictly(v, &p); err != nil {
 		return p, err
 	}
 	if want, err := policyKey(p.PolicyID); err != nil || want != string(k) {
@@ -170,6 +172,19 @@ func decode(v []byte, into any) error {
 		return fmt.Errorf("value has %d bytes, more than the %d allowed", len(v), maxValue)
 	}
 	return json.Unmarshal(v, into)
+}
+
+// decodeStrictly is decode for what isolates: a field that is not known, as it is a newer agent's, or
+// misspelt, may have been there to narrow what is allowed. Without it the rest would mean more.
+func decodeStrictly(v []byte, into any) error {
+	if len(v) > maxValue {
+		return fmt.Errorf("value has %d bytes, more than the %d allowed", len(v), maxValue)
+	}
+	strict, err := strictjson.UnmarshalStrict(v, into)
+	if err == nil && len(strict) > 0 {
+		err = strict[0]
+	}
+	return err
 }
 
 func validAddrs(list []netip.Addr) error {

@@ -28,7 +28,7 @@ func (s *Store) Collector() prometheus.Collector {
 		size:     desc("database_bytes", "Size of the registry's database file."),
 		used:     desc("database_used_bytes", "Bytes of the database file that hold data."),
 		quota:    desc("database_quota_bytes", "Size of the database file at which writes fail."),
-		damaged:  desc("invalid_values_total", "Values met in the registry that could not be read and were skipped."),
+		damaged:  desc("invalid_values_total", "Values met in the registry that could not be read."),
 		vips:     desc("vips", "Virtual addresses in use, by range.", "range"),
 		vipLimit: desc("vips_limit", "Virtual addresses that a range has.", "range"),
 	}

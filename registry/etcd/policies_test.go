@@ -140,7 +140,7 @@ func TestPoliciesRefused(t *testing.T) {
 	if _, err := s.DeletePolicy(t.Context(), registry.PolicyID{}); !errors.Is(err, registry.ErrInvalid) {
 		t.Errorf("delete of nothing: %v", err)
 	}
-	if b, err := s.snapshot(t.Context()); err != nil || len(b.Changes) > 0 {
+	if b, err := newReader(s).snapshot(t.Context()); err != nil || len(b.Changes) > 0 {
 		t.Errorf("written: %+v, %v", b.Changes, err)
 	}
 }
@@ -168,7 +168,7 @@ func TestPoliciesDurable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	b, err := s.snapshot(t.Context())
+	b, err := newReader(s).snapshot(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestCommitBounds(t *testing.T) {
 			t.Errorf("%d at once: %v", len(changes), err)
 		}
 	}
-	before, err := s.snapshot(t.Context())
+	before, err := newReader(s).snapshot(t.Context())
 	if err != nil || len(before.Changes) != maxTogether {
 		t.Fatalf("%d namespaces, %v", len(before.Changes), err)
 	}
@@ -250,7 +250,7 @@ func TestCommitBounds(t *testing.T) {
 			t.Errorf("%d at once: %v", len(changes), err)
 		}
 	}
-	if after, err := s.snapshot(t.Context()); err != nil || after.Revision != before.Revision {
+	if after, err := newReader(s).snapshot(t.Context()); err != nil || after.Revision != before.Revision {
 		t.Errorf("something was written, %v", err)
 	}
 }

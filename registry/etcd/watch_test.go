@@ -140,7 +140,7 @@ func TestWatchAgainstStore(t *testing.T) {
 		c.Apply(b)
 	}
 	fresh := registry.NewCatalog()
-	now, err := s.snapshot(t.Context())
+	now, err := newReader(s).snapshot(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
