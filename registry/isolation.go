@@ -23,7 +23,7 @@ const NamespaceLabel = "kubernetes.io/metadata.name"
 const NetworkLabel = "sluice.net/network"
 
 // AuditAnnotation on a policy, with the value "true", makes it report what it would drop and drop
-// nothing.
+// nothing. Nor does it allow, pass or join anything.
 const AuditAnnotation = "sluice.net/audit"
 
 // Tier is a layer of policies. They are asked in the order Admin, Namespaced, Baseline.
