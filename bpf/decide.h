@@ -47,7 +47,7 @@ static __always_inline int drop_foreign(struct __sk_buff *skb, const struct pack
 }
 
 /* The service by whose VIP the packet's socket knows its peer, if a socket hook translated it. */
-static __always_inline __u32 origin_service(struct __sk_buff *skb, const struct packet *pkt)
+static __noinline __u32 origin_service(struct __sk_buff *skb, const struct packet *pkt)
 {
 	struct sock_key key = {
 		.cookie = bpf_get_socket_cookie(skb),
@@ -63,14 +63,21 @@ static __always_inline __u32 origin_service(struct __sk_buff *skb, const struct 
 	return origin ? origin->service : 0;
 }
 
-/* Translates a new flow to a VIP. Returns 0, or REFUSE when nothing serves it. */
-static __always_inline int translate(const struct packet *pkt, const struct found *svc,
-				     struct flow *fwd)
+/*
+ * Gives a new flow to a VIP a backend. Returns 0, or REFUSE when nothing serves it. Functions that need
+ * much stack are apart from those that judge: together they may have 512 bytes, and Linux 5.10 counts
+ * 32 at least for each.
+ */
+static __noinline int translate(const struct packet *pkt, struct flow *fwd)
 {
-	struct service_stats *stats = stats_of(svc->id);
+	struct service_stats *stats;
 	const struct backend *be;
+	struct found svc;
 
-	be = backend_choose(svc, tuple_hash(&pkt->tuple), &fwd->backend);
+	if (!service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto, &svc))
+		return 0;
+	stats = stats_of(svc.id);
+	be = backend_choose(&svc, tuple_hash(&pkt->tuple), &fwd->backend);
 	if (!be) {
 		if (stats)
 			stats->refused++;
@@ -78,7 +85,7 @@ static __always_inline int translate(const struct packet *pkt, const struct foun
 	}
 	fwd->daddr = be->addr;
 	fwd->dport = be->port;
-	fwd->service = svc->id;
+	fwd->service = svc.id;
 	fwd->flags |= FLOW_NAT_DST;
 	if (stats)
 		stats->connections++;
@@ -134,7 +141,7 @@ static __always_inline void begin(const struct packet *pkt, struct flow *fwd)
  * Forgets the answering half of a flow that is decided as if it were new. That of a closed connection
  * stays: it keeps others from the tuple while the far end has it in TIME_WAIT.
  */
-static __always_inline void forget_reply(const struct flow *stale, __u8 proto)
+static __noinline void forget_reply(const struct flow *stale, __u8 proto)
 {
 	struct flow_key key;
 
@@ -213,7 +220,6 @@ __noinline int from_pod_decide(struct __sk_buff *skb)
 	const struct packet *pkt;
 	const struct flow *stale;
 	struct flow *fwd;
-	struct found svc;
 	enum stale how;
 	bool ports;
 
@@ -229,9 +235,7 @@ __noinline int from_pod_decide(struct __sk_buff *skb)
 	if (!own(skb, &work->src.ep))
 		return drop_foreign(skb, pkt);
 	how = begin_from(pkt, stale, fwd);
-	if (how != STALE_KEPT && ports &&
-	    service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto, &svc) &&
-	    translate(pkt, &svc, fwd))
+	if (how != STALE_KEPT && ports && translate(pkt, fwd))
 		goto refuse;
 	/* No one has these addresses, so that nothing to them must leave the node. */
 	if (!(fwd->flags & FLOW_REPLY) && is_gateway(&fwd->daddr))
