@@ -255,8 +255,9 @@ struct unreachable {
 };
 
 /*
- * "Port unreachable" about the packet: ICMP type 3 code 3 (RFC 792) or ICMPv6 type 1 code 4
- * (RFC 4443, 3.1).
+ * Makes the packet a "port unreachable" about itself: ICMP type 3 code 3 (RFC 792) or ICMPv6 type 1
+ * code 4 (RFC 4443, 3.1). Returns 0, or -1 when it must be dropped: of the stack this leaves nothing to
+ * report it or to send.
  */
 static __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -321,9 +322,9 @@ static __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *pkt)
 	    bpf_skb_store_bytes(skb, header + 8, msg.quote, quote, 0))
 		goto drop;
 	COUNT(refused);
-	return answer_send(skb);
+	return 0;
 drop:
-	return DROP(skb, drop_rewrite);
+	return -1;
 }
 
 /*
@@ -345,7 +346,9 @@ __noinline int refuse(struct __sk_buff *skb)
 	}
 	if (pkt->tuple.proto == IPPROTO_TCP)
 		return refuse_tcp(skb, pkt);
-	return refuse_icmp(skb, pkt);
+	if (refuse_icmp(skb, pkt))
+		return DROP(skb, drop_rewrite);
+	return answer_send(skb);
 }
 
 #endif
