@@ -201,13 +201,16 @@ static __noinline int error_translate(struct __sk_buff *skb, const struct packet
 	return 0;
 }
 
-/* Whether the flow that an entry at work->rkey belongs to may be, also by the policies of now. */
+/*
+ * Whether the flow that an entry at work->rkey belongs to may be, also by the policies of now. Puts into
+ * work->fwd where its packets go.
+ */
 static __always_inline int flow_judge(struct __sk_buff *skb, const struct flow *entry,
 				      struct scratch *work)
 {
+	work->fwd = *entry;
 	if (entry->epoch == epoch_of(entry))
 		return 0;
-	work->fwd = *entry;
 	work->fresh = 0;
 	work->answer = !!(entry->flags & FLOW_REPLY);
 	work->proto = work->rkey.proto;
@@ -217,12 +220,16 @@ static __always_inline int flow_judge(struct __sk_buff *skb, const struct flow *
 	if (settle())
 		return DROP(skb, drop_closed);
 	forget_foreign(skb, work);
+	/* To whom was judged, who may have the address since the entry was made. */
+	work->fwd.out_ifindex = work->dst.ep.ifindex;
+	__builtin_memcpy(work->fwd.out_mac, work->dst.ep.mac, 6);
 	return judge(skb);
 }
 
 /*
- * Finds the flow that the error in the scratch is about, and undoes its translation in the error. Returns FOLLOW with
- * work->fwd telling where to, SINGLE when the error is about nothing known, or an action.
+ * Finds the flow that the error in the scratch is about, and undoes its translation in the error.
+ * Returns FOLLOW with work->fwd telling where to, SINGLE when the error is about nothing known, or an
+ * action.
  *
  * An error from a container may only speak of that container's flows.
  */
@@ -259,8 +266,6 @@ __noinline int icmp_error(struct __sk_buff *skb)
 	if (entry->flags & (FLOW_NAT_SRC | FLOW_NAT_DST) &&
 	    error_translate(skb, pkt, entry, work, l4))
 		return DROP(skb, drop_rewrite);
-	work->fwd.out_ifindex = entry->out_ifindex;
-	__builtin_memcpy(work->fwd.out_mac, entry->out_mac, 6);
 	work->fwd.service = 0;
 	work->fwd.flags = 0; /* it is translated already */
 	return FOLLOW;

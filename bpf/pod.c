@@ -138,7 +138,8 @@ static __always_inline int from_pod_neighbour(struct __sk_buff *skb, struct scra
 		return drop_foreign(skb, pkt);
 	if (bpf_map_lookup_elem(&endpoints, &pkt->tuple.daddr) || is_vip(&pkt->tuple.daddr))
 		return DROP(skb, drop_link_local);
-	return PASS;
+	/* Routers take it on like any other packet, so policies have their say. */
+	return is_link_local(&pkt->tuple.daddr) ? PASS : SINGLE;
 }
 
 /*

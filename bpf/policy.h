@@ -109,6 +109,7 @@ __noinline int judge_side(__u32 direction)
 		subject = &work->dst;
 	else
 		peer = &work->dst;
+	work->judged[direction & 1].policy = work->judged[direction & 1].flags = 0;
 	key.subject = subject->ep.identity;
 	key.direction = direction;
 	/* Written by a version that knew no policies. */
@@ -211,16 +212,20 @@ static __always_inline bool made_here(struct __sk_buff *skb, const struct packet
  * Judges the flow in the scratch: work->pkt becomes work->fwd and goes from work->src to work->dst.
  * Returns 0, or TC_ACT_SHOT after it has counted and reported the denial.
  *
+ * The two sides are two reads. Between them a change may turn both over, so that they never said so
+ * together; whoever finds the first as it was has read both as of the second's moment.
+ *
  * An answer (work->answer) is judged as the flow that it answers, whose ends and port are the other way
  * round, and as they are known behind the VIP.
  */
 __noinline int judge(struct __sk_buff *skb)
 {
-	__u32 egress = 0, ingress = 0, network = 0, reason, direction;
+	__u32 egress = 0, ingress = 0, network = 0, reason, direction, i;
 	const struct settings *set = settings_here();
 	struct scratch *work = scratch_here();
 	const struct endpoint *from, *to;
 	struct policy_stats *stats;
+	struct judgement seen;
 	bool audited;
 
 	if (!work || !set)
@@ -233,13 +238,25 @@ __noinline int judge(struct __sk_buff *skb)
 	else
 		to = &work->dst.ep;
 	/* To itself, or begun by the node: always. */
-	if ((from->ifindex && from->id == to->id) || work->fwd.flags & FLOW_NODE ||
-	    made_here(skb, &work->pkt))
+	if ((from->ifindex && from->id == to->id) ||
+	    (work->answer && work->fwd.flags & FLOW_NODE) || made_here(skb, &work->pkt))
 		goto pass;
-	if (from->ifindex)
-		egress = judge_side(DIRECTION_EGRESS);
-	if (to->ifindex && (!egress || set->audit))
-		ingress = judge_side(DIRECTION_INGRESS);
+	for (i = 0; i < READ_TRIES; i++) {
+		ingress = 0;
+		if (from->ifindex)
+			egress = judge_side(DIRECTION_EGRESS);
+		if (to->ifindex && (!egress || set->audit))
+			ingress = judge_side(DIRECTION_INGRESS);
+		if (!from->ifindex || !to->ifindex || (egress && !set->audit))
+			goto judged;
+		seen = work->judged[DIRECTION_EGRESS];
+		if (judge_side(DIRECTION_EGRESS) == egress &&
+		    seen.policy == work->judged[DIRECTION_EGRESS].policy &&
+		    seen.flags == work->judged[DIRECTION_EGRESS].flags)
+			goto judged;
+	}
+	egress = REASON(drop_closed);
+judged:
 	if (!egress && !ingress && from->network && to->network && from->network != to->network &&
 	    !((work->judged[0].flags | work->judged[1].flags) & OUTCOME_JOIN))
 		network = REASON(drop_network);

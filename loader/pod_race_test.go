@@ -136,6 +136,28 @@ func TestPolicyTornRead(t *testing.T) {
 	}
 }
 
+// TestPolicyTornSides lets sender and receiver take turns in denying, in the loader's order, while another
+// CPU sends: there is always one that denies.
+func TestPolicyTornSides(t *testing.T) {
+	f := families()[0]
+	r := newRig(t, f, rigOptions{edit: slowPolicy(t)})
+	r.reset()
+	r.rule("A", egress, rulesetOf(allow))
+	r.rule("B", ingress, rulesetOf(deny))
+	p := packet(protoUDP, "A:1234", "B:7000").bytes(f)
+	stop := r.sendUntil(t, p, 4096)
+	for range 5000 {
+		r.rule("A", egress, rulesetOf(deny))
+		r.rule("B", ingress, rulesetOf(allow))
+		r.rule("B", ingress, rulesetOf(deny))
+		r.rule("A", egress, rulesetOf(allow))
+	}
+	stop()
+	if c := r.counters().minus(r.before); c.FlowsCreated != 0 || c.DropIngress == 0 || c.DropEgress == 0 {
+		t.Errorf("a packet passed that one side always denies: %s", show(c))
+	}
+}
+
 // sendUntil has A send a packet, again and again, until the function that it returns is called.
 func (r *rig) sendUntil(t *testing.T, p []byte, repeat uint32) (stop func()) {
 	t.Helper()

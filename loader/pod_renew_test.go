@@ -115,8 +115,8 @@ func TestRequestIsNoAnswer(t *testing.T) {
 			steps:    []step{rule("B", egress, rulesetOf(deny)), goes(ab), dropped(ba), goes(back), goes(ab)},
 			counters: counters{FlowsCreated: 1, DropEgress: 1}, policies: []string{"101 denied egress 1"},
 		}, {
-			name:     "allowed",
-			steps:    []step{rule("B", egress, rulesetOf(allow)), goes(ab), goes(ba), goes(back), goes(ab)},
+			name:  "allowed",
+			steps: []step{rule("B", egress, rulesetOf(allow)), goes(ab), goes(ba), goes(back), goes(ab)},
 			// Each begins a flow of its own in place of the other's.
 			counters: counters{FlowsCreated: 1, FlowsRenewed: 2},
 		}}

@@ -258,6 +258,11 @@ func neighbourLies(f family, one func(string, any, counters) fixture) []fixture 
 		one("true, to another container", message(136, "A", "B", "A", 2, "A"), chatter),
 		one("true, to a VIP", message(136, "A", "V", "A", 2, "A"), chatter),
 		one("address detection", message(135, "0", "M", "A"), chatter),
+		{
+			name:     "true, to elsewhere, where policies allow nothing",
+			steps:    []step{rule("A", egress, rulesetOf(deny)), at("A>", message(136, "A", "N", "A", 2, "A")).drops()},
+			counters: counters{DropEgress: 1},
+		},
 	}
 	for name, p := range map[string]frame{
 		"true, to the stack": message(136, "A", "N", "A", 2, "A"), "with an option of no length": zero,
