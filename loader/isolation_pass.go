@@ -111,8 +111,8 @@ func (p *isolationPass) planSide(side *side) *sidePlan {
 	}
 	for peer := range peers {
 		c := side.cells[peer]
-		if peer.leaves() && (c.want == nil || peer.number() == 0) {
-			continue // its entry goes with it
+		if peer.leaves() && (c.want == nil && side.owner.used() || peer.number() == 0) {
+			continue // its entry goes with it; but nobody is to come to rules that are not its own
 		}
 		var target *ruleset
 		if c.want != nil {
