@@ -28,13 +28,14 @@ type Sizes struct {
 	Events        uint32 // bytes of the ring buffer, a power of two
 }
 
-// DefaultSizes are the sizes that bpf/maps.h has.
+// DefaultSizes are the sizes that bpf/maps.h has: with them 10 000 policies, and a million entries between
+// 5000 identities, find room. The entries of policy take memory only where they are in use.
 func DefaultSizes() Sizes {
 	return Sizes{
 		Services: 65536, Slots: 1048576, Backends: 262144, Endpoints: 16384,
 		Flows: 524288, SockOrigin: 131072, SockChoices: 131072, Frags: 16384,
-		Identities: 65536, Policies: 16384, PolicyEntries: 262144, Rulesets: 65536,
-		PortNodes: 16384, Outcomes: 65536, Prefixes: 131072, Events: 1048576,
+		Identities: 65536, Policies: 16384, PolicyEntries: 1048576, Rulesets: 65536,
+		PortNodes: 32768, Outcomes: 65536, Prefixes: 131072, Events: 1048576,
 	}
 }
 

@@ -92,7 +92,6 @@ func newCrowd(name string, policies int) (_ *crowd, err error) {
 	before := heap()
 	if c.loader, err = loader.Open(loader.Options{
 		BPFFS: c.dir, Node: "here", Attach: loader.AttachClsact,
-		Sizes: loader.Sizes{Identities: 16384, PolicyEntries: 1 << 21, PortNodes: 65536},
 	}); err != nil {
 		return nil, err
 	}
