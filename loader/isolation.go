@@ -79,6 +79,7 @@ type isolation struct {
 	lengths   [129]int                       // entries of prefixes, by length
 	entries   int                            // of policy
 	raiseAll  bool                           // a predecessor may have died before it raised epochs
+	inherited bool                           // the maps are as a predecessor left them, and are to change now
 	reapErr   error
 }
 

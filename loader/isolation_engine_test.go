@@ -156,6 +156,17 @@ func (w *engineWorld) update(changes ...registry.Change) {
 	w.verify()
 }
 
+// takeOver starts another agent, with all that the registry has now, and looks over its shoulder.
+func (w *engineWorld) takeOver() {
+	w.t.Helper()
+	w.expect()
+	w.restart()
+	if err := w.s.update(w.snapshot(), true); err != nil {
+		w.t.Fatal(err)
+	}
+	w.verify()
+}
+
 // podsOf selects an app's pods of all networks.
 func podsOf(app string) registry.PodSelector {
 	return registry.PodSelector{Pods: registry.Selector{MatchLabels: map[string]string{"app": app}}}
@@ -273,9 +284,43 @@ func TestIsolationOfRandomPolicies(t *testing.T) {
 			}
 			w.start()
 			for range 8 {
-				w.update(r.change(w)...)
+				if changes := r.change(w); seed%2 == 0 && r.IntN(4) == 0 {
+					w.takeOver()
+				} else {
+					w.update(changes...)
+				}
 				w.clock.t = w.clock.t.Add(time.Duration(r.IntN(4)) * time.Second)
 			}
 		})
 	}
+}
+
+// An agent may die between the commit of a policy and its way into the maps. What its successor finds there
+// is of identities of which the compiler knows nothing.
+func TestIsolationFirstSnapshotGivesOtherIdentities(t *testing.T) {
+	w := newEngineWorld(t)
+	w.apply(denies("a", "b"))
+	w.start()
+	w.apply(namesBlock("10.0.0.0/8"))
+	w.takeOver()
+	w.clock.t = w.clock.t.Add(2 * w.grace)
+	delete(w.policies, namesBlock("10.0.0.0/8").String())
+	w.takeOver()
+}
+
+// An agent of before there were identities left everyone without. Who may talk before and after the first
+// snapshot also may in between.
+func TestIsolationFirstSnapshotGivesIdentities(t *testing.T) {
+	w := newEngineWorld(t)
+	w.apply(denies("a", "b"))
+	w.apply(&registry.Policy{
+		PolicyID: registry.PolicyID{Name: registry.Name{Namespace: "default", Name: "same"}},
+		Isolates: []registry.Direction{registry.Ingress, registry.Egress},
+		Ingress:  []registry.Rule{{Action: registry.Allow, Peers: []registry.Peer{{Pods: &registry.PodSelector{}}}}},
+		Egress:   []registry.Rule{{Action: registry.Allow, Peers: []registry.Peer{{Pods: &registry.PodSelector{}}}}},
+	})
+	for a := range w.endpoints {
+		w.tags[a] = tag{}
+	}
+	w.takeOver()
 }

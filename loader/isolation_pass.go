@@ -28,6 +28,7 @@ type sidePlan struct {
 	cells map[*identity]*ruleset // nil: the entry goes
 	pins  map[*identity]bool     // peers with an entry that goes at the end
 	err   error                  // why the side is closed
+	later bool                   // nobody has the side's identity yet, but its rules are not due before somebody has
 }
 
 // runPass makes the changes that are due, with again also those that failed before. It says whether more
@@ -43,7 +44,12 @@ func (s *isolation) runPass(again bool) (freed bool) {
 	p.findStuck()
 	p.plan(again)
 	p.closeFailed()
-	p.pin(fresh)
+	if s.inherited && len(fresh) > 0 {
+		p.imitate(fresh, later)
+	} else {
+		p.pin(fresh)
+	}
+	s.inherited = false
 	p.writeFresh()
 	p.move(fresh)
 	p.closeStuck()
@@ -224,6 +230,9 @@ func (p *isolationPass) pin(fresh []move) {
 func (p *isolationPass) writeFresh() {
 	var whole, parts []*sidePlan
 	for _, plan := range p.plans {
+		if plan.later {
+			continue
+		}
 		if !plan.side.owner.used() {
 			whole = append(whole, plan)
 			continue
@@ -241,7 +250,9 @@ func (p *isolationPass) writeFresh() {
 	}
 	p.carryOut(whole)
 	p.write(parts)
-	p.plans = slices.DeleteFunc(p.plans, func(plan *sidePlan) bool { return !plan.side.owner.used() })
+	p.plans = slices.DeleteFunc(p.plans, func(plan *sidePlan) bool {
+		return !plan.side.owner.used() && !plan.later
+	})
 	for _, part := range parts {
 		if part.err != nil {
 			p.fail(part.side, part.err)

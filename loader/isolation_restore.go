@@ -196,7 +196,7 @@ func (s *isolation) release(changes []registry.Change) (deltas []policy.Delta) {
 
 // reconcile makes everything due that a predecessor left: the first snapshot has told what should be.
 func (s *isolation) reconcile() {
-	s.synced = true
+	s.synced, s.inherited = true, true
 	for _, i := range s.byDigest {
 		i.restored = false
 		if i.id == policy.None && !i.leaves() {
