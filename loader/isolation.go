@@ -88,6 +88,7 @@ type wiredAddr struct {
 	name     string            // of the interface
 	endpoint registry.Endpoint // as far as it is known
 	inMaps   bool              // map endpoints has it
+	lost     bool              // it had an identity, of which nobody tells any more: it is closed
 	held     tag               // as in map endpoints
 	identity *identity         // that held leads to; nil: none
 	net      *numbered         // that held leads to; nil: none
@@ -138,6 +139,7 @@ func (s *isolation) update(changes []registry.Change, snapshot bool) error {
 	}
 	s.notePolicies(changes, snapshot)
 	s.noteEndpoints(changes)
+	s.release(changes)
 	deltas := s.engine.Apply(changes, snapshot)
 	if snapshot && !s.synced {
 		// What a predecessor left is compared with all of it at once.
@@ -146,7 +148,7 @@ func (s *isolation) update(changes []registry.Change, snapshot bool) error {
 		s.reconcile()
 		return s.run()
 	}
-	return s.run(append(deltas, s.release(changes)...)...)
+	return s.run(deltas...)
 }
 
 // run carries out Deltas one after the other, and what is due besides.

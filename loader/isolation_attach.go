@@ -18,7 +18,7 @@ func (s *isolation) attach(i Interface) {
 	}
 	s.holds[i.Name] = e.EndpointID
 	for _, a := range i.Addrs {
-		delete(s.strangers, a)
+		s.know(a)
 		w := s.wired[a]
 		if w == nil {
 			w = &wiredAddr{name: i.Name}

@@ -324,3 +324,57 @@ func TestIsolationFirstSnapshotGivesIdentities(t *testing.T) {
 	}
 	w.takeOver()
 }
+
+// Containers of which the registry tells no more keep being closed to each other, and to whoever else they
+// were, until it tells again.
+func TestIsolationFirstSnapshotWithoutContainers(t *testing.T) {
+	w := newEngineWorld(t)
+	w.apply(denies("a", "b"))
+	w.start()
+	kept := w.endpoints
+	was := w.verdicts()
+	w.endpoints = map[netip.Addr]registry.Endpoint{}
+	w.restart()
+	w.before, w.after, w.look, w.closed = was, was, true, true
+	if err := w.s.update(w.snapshot(), true); err == nil {
+		t.Error("closed containers are no error")
+	}
+	for p := range was {
+		if w.judge(p) {
+			t.Errorf("%+v passes", p)
+		}
+	}
+	var changes []registry.Change
+	for _, a := range engineAddrs {
+		w.endpoints[a] = kept[a]
+		changes = append(changes, registry.Change{Endpoint: new(kept[a])})
+	}
+	w.look = false
+	w.update(changes...)
+	for p, is := range was {
+		if w.judge(p) != is {
+			t.Errorf("%+v is %t in the end", p, !is)
+		}
+	}
+}
+
+// A container that nothing is known of is none that something was known of: it is open as before.
+func TestIsolationFirstSnapshotWithStranger(t *testing.T) {
+	w := newEngineWorld(t)
+	w.endpoints = map[netip.Addr]registry.Endpoint{}
+	w.restart()
+	if err := w.s.update(nil, true); err != nil {
+		t.Fatal(err)
+	}
+	a := engineAddrs[0]
+	i := Interface{Name: hostOf(a), Addrs: []netip.Addr{a}}
+	w.s.attach(i)
+	w.tags[a] = w.s.tagOf(a)
+	w.s.attached(i)
+	was := w.verdicts()
+	w.restart()
+	w.before, w.after, w.look = was, was, true
+	if err := w.s.update(nil, true); err != nil {
+		t.Fatal(err)
+	}
+}

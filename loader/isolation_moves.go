@@ -79,6 +79,8 @@ func (s *isolation) tagFor(a netip.Addr) (t tag, i *identity, net *numbered, err
 	w := s.wired[a]
 	i = s.addresses[a]
 	switch {
+	case w.lost:
+		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("nobody tells any more which container has %s", a)
 	case i == nil:
 		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("the compiler knows no identity of %s", a)
 	case i.number() == 0:

@@ -149,7 +149,8 @@ func (s *isolation) restoreTag(byNumber map[uint32]*identity, a netip.Addr, t ta
 }
 
 // adopt gives containers that only a predecessor knew of an identity: that of a container that nothing is
-// known of, until someone tells.
+// known of, until someone tells. Had the predecessor known more than that, so that other rules may have
+// held for it, it is closed until then.
 func (s *isolation) adopt() {
 	byName := map[string][]netip.Addr{}
 	for a, w := range s.wired {
@@ -160,21 +161,23 @@ func (s *isolation) adopt() {
 	for name, addrs := range byName {
 		slices.SortFunc(addrs, netip.Addr.Compare)
 		e := Interface{Name: name, Addrs: addrs}.toRegistry(s.node)
-		for _, a := range addrs {
-			s.strangers[a], s.wired[a].endpoint = name, e
-		}
 		s.holds[name] = e.EndpointID
 		s.merge(s.engine.Attach(e))
+		for _, a := range addrs {
+			w := s.wired[a]
+			s.strangers[a], w.endpoint = name, e
+			w.lost = w.held != (tag{}) && (w.net != nil || w.identity != s.addresses[a])
+		}
 	}
 }
 
 // release lets the compiler forget what adopt told it of containers that the registry tells of now.
-func (s *isolation) release(changes []registry.Change) (deltas []policy.Delta) {
+func (s *isolation) release(changes []registry.Change) {
 	if len(s.strangers) == 0 {
-		return nil
+		return
 	}
 	for _, c := range changes {
-		if c.Endpoint == nil || c.Deleted || c.Endpoint.Node != s.node {
+		if c.Endpoint == nil || c.Deleted {
 			continue
 		}
 		for _, a := range c.Endpoint.Addresses {
@@ -182,16 +185,24 @@ func (s *isolation) release(changes []registry.Change) (deltas []policy.Delta) {
 			if !strange {
 				continue
 			}
-			deltas = append(deltas, s.engine.Detach(s.holds[name]))
+			s.merge(s.engine.Detach(s.holds[name]))
 			delete(s.holds, name)
 			for a, other := range s.strangers {
 				if other == name {
-					delete(s.strangers, a)
+					s.know(a)
 				}
 			}
 		}
 	}
-	return deltas
+}
+
+// know notes that somebody tells of an address.
+func (s *isolation) know(a netip.Addr) {
+	delete(s.strangers, a)
+	if w := s.wired[a]; w != nil && w.lost {
+		w.lost = false
+		due(s.dirtyAddrs, a)
+	}
 }
 
 // reconcile makes everything due that a predecessor left: the first snapshot has told what should be.
