@@ -22,6 +22,7 @@ func (l *Loader) Attach(i Interface) (err error) {
 		return fmt.Errorf("attach %s: %w", i.Name, err)
 	}
 	known := l.endpoints.byName[i.Name]
+	was := l.isolation.attachment(i.Name)
 	// Its policies come before everything: its first packet is to meet them.
 	l.isolation.attach(i)
 	defer func() {
@@ -32,8 +33,7 @@ func (l *Loader) Attach(i Interface) (err error) {
 			err = errors.Join(err, l.hooks.detach(i.Name, i.Index))
 			l.isolation.detach(i)
 		} else {
-			l.isolation.attach(known.Interface)
-			l.isolation.attached(known.Interface)
+			l.isolation.reattach(known.Interface, i, was)
 		}
 		err = fmt.Errorf("attach %s: %w", i.Name, err)
 	}()

@@ -32,6 +32,58 @@ func (s *isolation) attach(i Interface) {
 	_ = s.run() // Complete tells what is closed
 }
 
+// attachment is what isolation knows of an interface.
+type attachment struct {
+	held      bool // the compiler was told of it
+	endpoints map[netip.Addr]registry.Endpoint
+	strangers map[netip.Addr]bool // whether they are lost
+}
+
+// attachment returns what isolation knows of an interface, for reattach.
+func (s *isolation) attachment(name string) attachment {
+	_, held := s.holds[name]
+	was := attachment{held, map[netip.Addr]registry.Endpoint{}, map[netip.Addr]bool{}}
+	for a, w := range s.wired {
+		if w.name != name {
+			continue
+		}
+		was.endpoints[a] = w.endpoint
+		if _, strange := s.strangers[a]; strange {
+			was.strangers[a] = w.lost
+		}
+	}
+	return was
+}
+
+// reattach undoes attach of a canonical interface that was another one before. After a restart nobody told
+// of that here, and what the registry says is to hold, not what the interface alone does.
+func (s *isolation) reattach(old, i Interface, was attachment) {
+	e, again := i.toRegistry(s.node), old.toRegistry(s.node)
+	var deltas []policy.Delta
+	if !was.held || e.EndpointID != again.EndpointID {
+		deltas = append(deltas, s.engine.Detach(e.EndpointID))
+		delete(s.holds, i.Name)
+	}
+	if was.held {
+		deltas = append(deltas, s.engine.Attach(again))
+		s.holds[i.Name] = again.EndpointID
+	}
+	for a, endpoint := range was.endpoints {
+		w := s.wired[a]
+		if w == nil {
+			continue
+		}
+		w.endpoint = endpoint
+		if lost, strange := was.strangers[a]; strange {
+			s.strangers[a], w.lost = i.Name, lost
+		}
+		due(s.dirtyAddrs, a)
+	}
+	s.merge(deltas...)
+	_ = s.run()
+	s.attached(old)
+}
+
 // attached notes that a canonical interface's entries are in the maps.
 func (s *isolation) attached(i Interface) {
 	for a, w := range s.wired {
@@ -41,11 +93,13 @@ func (s *isolation) attached(i Interface) {
 	}
 	again := false
 	for _, a := range i.Addrs {
-		t, id, net, err := s.tagFor(a)
-		s.setTag(a, t, id, net)
-		delete(s.dirtyAddrs, a)
-		if err != nil {
-			s.dirtyAddrs[a] = err
+		if !s.wired[a].inMaps { // else they still say what they did, which may be due for a change
+			t, id, net, err := s.tagFor(a)
+			s.setTag(a, t, id, net)
+			delete(s.dirtyAddrs, a)
+			if err != nil {
+				s.dirtyAddrs[a] = err
+			}
 		}
 		if key := toPrefixKey(hostPrefix(a)); s.prefixes[key] != s.blocks[key] {
 			s.touchPrefix(key)

@@ -378,3 +378,53 @@ func TestIsolationFirstSnapshotWithStranger(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The undo of an Attach after a restart leaves what the registry says, not a container that nothing is
+// known of.
+func TestIsolationReattachKeepsTheRegistrys(t *testing.T) {
+	w := newEngineWorld(t)
+	w.apply(denies("a", "b"))
+	w.start()
+	w.restart()
+	if err := w.s.update(w.snapshot(), true); err != nil {
+		t.Fatal(err)
+	}
+	w.expect()
+	a := engineAddrs[0]
+	i := w.iface(a)
+	known := Interface{Name: i.Name, Addrs: i.Addrs} // as the maps say it
+	tagged, was := w.tags[a], w.s.attachment(i.Name)
+	w.s.attach(i)
+	w.s.reattach(known, i, was)
+	w.verify()
+	if w.tags[a] != tagged {
+		t.Errorf("%s has %+v, had %+v", a, w.tags[a], tagged)
+	}
+	if _, held := w.s.holds[i.Name]; held {
+		t.Error("the compiler still holds the undone interface")
+	}
+}
+
+// An identity that could not be written while an interface was attached again stays due.
+func TestIsolationAttachAgainRetries(t *testing.T) {
+	w := newEngineWorld(t)
+	w.apply(denies("a", "b"))
+	w.start()
+	a := engineAddrs[0]
+	was := w.tags[a]
+	w.failTags = true
+	if err := w.s.update([]registry.Change{w.label(a, "c")}, false); err == nil {
+		t.Error("a failed write is no error")
+	}
+	w.s.attach(w.iface(a))
+	w.s.attached(w.iface(a))
+	if w.tags[a] != was || w.s.incomplete() == nil {
+		t.Fatalf("tag %+v, had %+v: %v", w.tags[a], was, w.s.incomplete())
+	}
+	w.failTags = false
+	if err := w.s.retry(); err != nil {
+		t.Fatal(err)
+	}
+	w.expect()
+	w.verify()
+}

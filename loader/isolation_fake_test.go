@@ -33,6 +33,7 @@ type fakeIsolation struct {
 	stores        int // how many there were
 	failAt        int // the store that fails, counted from 1; 0: none
 	dieAt         int // the store that ends the agent
+	failTags      bool
 }
 
 // probe is a packet of a new flow.
@@ -279,6 +280,9 @@ func (f *fakeIsolation) deletePrefix(k prefixKey) error {
 func (f *fakeIsolation) putTag(a netip.Addr, t tag) error {
 	if err := f.store(); err != nil {
 		return err
+	}
+	if f.failTags {
+		return errInjected
 	}
 	f.tags[a] = t
 	f.see("tag of %s", a)
