@@ -428,3 +428,59 @@ func TestIsolationAttachAgainRetries(t *testing.T) {
 	w.expect()
 	w.verify()
 }
+
+// An identity rests from when its last address moved, which may be long after it was to go; then its
+// number leads to nothing open.
+func TestIsolationRestsFromTheLastMove(t *testing.T) {
+	w := newEngineWorld(t)
+	w.apply(denies("a", "b"))
+	w.start()
+	a := engineAddrs[0]
+	old := w.s.wired[a].identity
+	number := old.number()
+	w.failTags = true
+	if err := w.s.update([]registry.Change{w.label(a, "c")}, false); err == nil {
+		t.Error("a failed write is no error")
+	}
+	w.clock.t = w.clock.t.Add(2 * w.grace)
+	w.failTags = false
+	if err := w.s.retry(); err != nil {
+		t.Fatal(err)
+	}
+	if old.used() || w.s.byNumber(number) != old {
+		t.Fatalf("identity %d is in use: %t, is known: %t", number, old.used(), w.s.byNumber(number) == old)
+	}
+	w.clock.t = w.clock.t.Add(2 * w.grace)
+	if err := w.s.retry(); err != nil {
+		t.Fatal(err)
+	}
+	if w.s.byNumber(number) != nil {
+		t.Errorf("identity %d is known for ever", number)
+	}
+	if v := w.subject(number); v.Ingress != rulesetClosed || v.Egress != rulesetClosed {
+		t.Errorf("nobody's number %d has %+v", number, v)
+	}
+}
+
+// A predecessor may have died between a write and the epochs that make flows follow it: they rise at once,
+// and with the first snapshot again.
+func TestIsolationRaisesAfterRestart(t *testing.T) {
+	w := newEngineWorld(t)
+	w.start()
+	w.restart()
+	for _, when := range []string{"restart", "first snapshot"} {
+		clear(w.raised)
+		if when == "first snapshot" {
+			if err := w.s.update(w.snapshot(), true); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := w.s.run(); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range engineAddrs {
+			if w.raised[a] == 0 {
+				t.Errorf("%s: the epoch of %s did not rise", when, a)
+			}
+		}
+	}
+}

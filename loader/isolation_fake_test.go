@@ -237,12 +237,22 @@ func (f *fakeIsolation) deletePolicies(keys []policyKey) (int, error) {
 	return len(keys), nil
 }
 
+// numbered says whether an identity has a number.
+func (f *fakeIsolation) numbered(identity uint32) bool {
+	for _, v := range f.numbers {
+		if v.Kind == numberIdentity && v.Number == identity {
+			return true
+		}
+	}
+	return false
+}
+
 func (f *fakeIsolation) setSubject(identity, direction, ruleset uint32) {
 	f.stores++
 	if f.stores == f.dieAt {
 		panic(errInjected)
 	}
-	if ruleset == rulesetClosed && identity != identityClosed && f.failAt == 0 {
+	if ruleset == rulesetClosed && identity != identityClosed && f.failAt == 0 && f.numbered(identity) {
 		f.closed = true // for want of room
 	}
 	f.isolationMemory.setSubject(identity, direction, ruleset)

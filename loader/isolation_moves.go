@@ -140,6 +140,7 @@ func (s *isolation) clearTag(a netip.Addr) {
 		if len(i.addrs) == 0 {
 			delete(s.locals, i)
 		}
+		s.rest(i)
 	}
 	if w.net != nil {
 		w.net.refs--
@@ -223,6 +224,7 @@ func (p *isolationPass) writePrefix(key prefixKey, want *identity) error {
 func (s *isolation) holdPrefix(key prefixKey, i *identity) {
 	if old := s.prefixes[key]; old != nil {
 		old.blocks--
+		s.rest(old)
 		s.lengths[key.Length]--
 		delete(s.prefixes, key)
 	}
@@ -230,6 +232,14 @@ func (s *isolation) holdPrefix(key prefixKey, i *identity) {
 		i.blocks++
 		s.lengths[key.Length]++
 		s.prefixes[key] = i
+	}
+}
+
+// rest makes an identity that leaves stay for as long from now on as a program may still judge by it, when
+// nothing leads there any more: the last address may have moved long after the compiler let go of it.
+func (s *isolation) rest(i *identity) {
+	if i.leaves() && !i.used() {
+		i.since = s.now()
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 
 // raise makes every flow be decided anew that is judged by other rules or identities now.
 func (p *isolationPass) raise() {
-	if p.raiseAll && p.synced {
+	if p.raiseAll {
 		for a := range p.wired {
 			p.raised[a] = struct{}{}
 		}
@@ -97,18 +97,20 @@ func (s *isolation) remove(i *identity) error {
 		delete(e.side.dirty, e.peer)
 	}
 	for d := range i.sides {
-		side := &i.sides[d]
-		delete(s.dirtySides, side)
-		delete(s.failedSides, side)
-		if i.num != nil {
-			s.tables.setSubject(i.num.number, side.direction, rulesetOpen)
-		}
-		s.holdAny(side, s.rulesets.open)
+		delete(s.dirtySides, &i.sides[d])
+		delete(s.failedSides, &i.sides[d])
 	}
 	if i.num != nil {
 		if err := s.identities.drop(i.num); err != nil {
 			return err
 		}
+	}
+	for d := range i.sides {
+		// Whoever has the number next gets rules before an address.
+		if i.num != nil {
+			s.tables.setSubject(i.num.number, i.sides[d].direction, rulesetClosed)
+		}
+		s.holdAny(&i.sides[d], s.rulesets.closed)
 	}
 	delete(s.byDigest, i.digest)
 	return nil

@@ -207,7 +207,7 @@ func (s *isolation) know(a netip.Addr) {
 
 // reconcile makes everything due that a predecessor left: the first snapshot has told what should be.
 func (s *isolation) reconcile() {
-	s.synced, s.inherited = true, true
+	s.synced, s.inherited, s.raiseAll = true, true, true
 	for _, i := range s.byDigest {
 		i.restored = false
 		if i.id == policy.None && !i.leaves() {

@@ -94,8 +94,8 @@ func (l *Loader) restoreIsolation(tags map[netip.Addr]tag) error {
 		l.o.Logger.Warn("pinned isolation is unsound and stays closed until it is written anew", "error", wrong)
 	}
 	l.endpoints.tagOf = l.isolation.tagOf
-	l.isolate(func() error { return l.isolation.run() })
 	l.configure()
+	l.isolate(func() error { return l.isolation.run() })
 	return nil
 }
 
