@@ -12,7 +12,7 @@ import (
 type site struct {
 	prefix netip.Prefix
 	claims []*endpoint // that have the address; the first one has it
-	node   bool        // it is an address of this node, whatever claims it
+	node   bool        // it is an address of this node, unless a container here has it
 	refs   int         // policies that name the block
 
 	container *identity // of the container that has the address
@@ -166,7 +166,9 @@ func (e *Engine) cover(p netip.Prefix) []*site {
 func (e *Engine) reidentify(s *site, delta *Delta) {
 	var container, block *identity
 	cover := e.cover(s.prefix)
-	if len(s.claims) > 0 && !s.node {
+	held := len(s.claims) > 0 && s.claims[0].attached != nil
+	node := s.node && !held // whoever is attached has it for certain, and must not lose its policies
+	if len(s.claims) > 0 && !node {
 		container = e.identify(s.claims[0].spec, cover)
 	}
 	told := None
@@ -174,7 +176,7 @@ func (e *Engine) reidentify(s *site, delta *Delta) {
 		block = e.identify(nil, cover)
 		told = block.ID
 	}
-	if s.node {
+	if node {
 		told = Node
 	}
 	if e.assign(&s.container, container) {
@@ -225,10 +227,10 @@ func (e *Engine) locate(a netip.Addr) *identity {
 	q := e.world
 	e.table(p).covering(p, func(s *site) {
 		switch {
-		case s.node:
-			q = e.self
 		case s.container != nil:
 			q = s.container
+		case s.node:
+			q = e.self
 		case s.block != nil:
 			q = s.block
 		}

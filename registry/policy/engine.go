@@ -165,6 +165,20 @@ func (e *Engine) setNamespace(name string, object *registry.Namespace) {
 // Lookup returns the identity of an address.
 func (e *Engine) Lookup(a netip.Addr) Identity { return e.locate(a).Identity }
 
+// Owner returns the container whose identity Lookup gives an address. One that is attached has the
+// addresses and the network that it was attached with, and all else as the registry tells.
+func (e *Engine) Owner(a netip.Addr) (registry.Endpoint, bool) {
+	a = a.Unmap().WithZone("")
+	if !a.IsValid() {
+		return registry.Endpoint{}, false
+	}
+	p := netip.PrefixFrom(a, a.BitLen())
+	if s := e.table(p).get(p); s != nil && s.container != nil {
+		return *s.claims[0].effective(), true
+	}
+	return registry.Endpoint{}, false
+}
+
 // Identities returns all identities, by ID.
 func (e *Engine) Identities() []Identity {
 	list := make([]Identity, 0, len(e.byID))

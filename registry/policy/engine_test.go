@@ -63,6 +63,10 @@ func TestClaims(t *testing.T) {
 		if got != want {
 			t.Fatalf("%q has the address, want %q", got, want)
 		}
+		owner, owned := e.Owner(v4(1))
+		if owned != (q.Workload != nil) || owned && owner.Labels["app"] != want {
+			t.Fatalf("%+v (%t) owns the address, want %q", owner, owned, want)
+		}
 	}
 	ep := func(node string) *registry.Endpoint {
 		return &registry.Endpoint{
@@ -77,8 +81,14 @@ func TestClaims(t *testing.T) {
 	who("n1") // the first by id
 	e.Attach(*ep("n3"))
 	who("n3") // who is held has it for certain
-	e.Apply([]registry.Change{node}, false)
-	who("node") // whoever claims this node's own
+	if d := e.Apply([]registry.Change{node}, false); len(d) > 0 && len(d[0].Addresses)+len(d[0].Blocks) > 0 {
+		t.Fatalf("the node took a container's address: %+v", d)
+	}
+	who("n3") // also when the node is said to have it
+	e.Detach(ep("n3").EndpointID)
+	who("node") // but not whoever only claims this node's own
+	e.Attach(*ep("n3"))
+	who("n3")
 	node.Deleted = true
 	e.Apply([]registry.Change{node}, false)
 	who("n3")

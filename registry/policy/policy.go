@@ -118,7 +118,7 @@ type AddressChange struct {
 }
 
 // BlockChange tells the identity of the addresses of a block that no longer block of the table covers.
-// This node's own addresses are blocks, too.
+// This node's own addresses are blocks, too, unless a container here has them.
 type BlockChange struct {
 	Block    netip.Prefix
 	Identity ID // None: the block is no longer in the table
