@@ -15,6 +15,7 @@ type compiler interface {
 	Attach(registry.Endpoint) policy.Delta
 	Detach(registry.EndpointID) policy.Delta
 	Lookup(netip.Addr) policy.Identity
+	Owner(netip.Addr) (registry.Endpoint, bool)
 	Rules(subject policy.ID, d registry.Direction) policy.Rules
 	Explain(subject policy.ID, d registry.Direction, peer policy.ID, proto uint8, port uint16) []policy.Reason
 }
@@ -85,13 +86,12 @@ type isolation struct {
 
 // wiredAddr is an address of a container here.
 type wiredAddr struct {
-	name     string            // of the interface
-	endpoint registry.Endpoint // as far as it is known
-	inMaps   bool              // map endpoints has it
-	lost     bool              // it had an identity, of which nobody tells any more: it is closed
-	held     tag               // as in map endpoints
-	identity *identity         // that held leads to; nil: none
-	net      *numbered         // that held leads to; nil: none
+	name     string    // of the interface
+	inMaps   bool      // map endpoints has it
+	lost     bool      // it had an identity, of which nobody tells any more: it is closed
+	held     tag       // as in map endpoints
+	identity *identity // that held leads to; nil: none
+	net      *numbered // that held leads to; nil: none
 }
 
 func newIsolation(t isolationTables, engine compiler, node string, s Sizes, grace time.Duration, now func() time.Time) *isolation {
@@ -138,7 +138,6 @@ func (s *isolation) update(changes []registry.Change, snapshot bool) error {
 		return s.incomplete()
 	}
 	s.notePolicies(changes, snapshot)
-	s.noteEndpoints(changes)
 	s.release(changes)
 	deltas := s.engine.Apply(changes, snapshot)
 	if snapshot && !s.synced {

@@ -19,12 +19,9 @@ func (s *isolation) attach(i Interface) {
 	s.holds[i.Name] = e.EndpointID
 	for _, a := range i.Addrs {
 		s.know(a)
-		w := s.wired[a]
-		if w == nil {
-			w = &wiredAddr{name: i.Name}
-			s.wired[a] = w
+		if s.wired[a] == nil {
+			s.wired[a] = &wiredAddr{name: i.Name}
 		}
-		w.endpoint = e
 		due(s.dirtyAddrs, a)
 	}
 	// Both at once: in between it would be no one.
@@ -35,19 +32,19 @@ func (s *isolation) attach(i Interface) {
 // attachment is what isolation knows of an interface.
 type attachment struct {
 	held      bool // the compiler was told of it
-	endpoints map[netip.Addr]registry.Endpoint
+	addrs     []netip.Addr
 	strangers map[netip.Addr]bool // whether they are lost
 }
 
 // attachment returns what isolation knows of an interface, for reattach.
 func (s *isolation) attachment(name string) attachment {
 	_, held := s.holds[name]
-	was := attachment{held, map[netip.Addr]registry.Endpoint{}, map[netip.Addr]bool{}}
+	was := attachment{held: held, strangers: map[netip.Addr]bool{}}
 	for a, w := range s.wired {
 		if w.name != name {
 			continue
 		}
-		was.endpoints[a] = w.endpoint
+		was.addrs = append(was.addrs, a)
 		if _, strange := s.strangers[a]; strange {
 			was.strangers[a] = w.lost
 		}
@@ -68,12 +65,11 @@ func (s *isolation) reattach(old, i Interface, was attachment) {
 		deltas = append(deltas, s.engine.Attach(again))
 		s.holds[i.Name] = again.EndpointID
 	}
-	for a, endpoint := range was.endpoints {
+	for _, a := range was.addrs {
 		w := s.wired[a]
 		if w == nil {
 			continue
 		}
-		w.endpoint = endpoint
 		if lost, strange := was.strangers[a]; strange {
 			s.strangers[a], w.lost = i.Name, lost
 		}
@@ -190,7 +186,8 @@ func (l *Loader) PolicyName(number uint32) (registry.PolicyID, bool) {
 	return id, known
 }
 
-// EndpointOf returns the container that the maps call by an endpoint id.
+// EndpointOf returns the container that the maps call by an endpoint id, as it is judged: with what the
+// registry says of that container, whoever else claims its address there.
 func (l *Loader) EndpointOf(id uint32) (registry.Endpoint, bool) {
 	l.wireMu.Lock()
 	defer l.wireMu.Unlock()
@@ -198,7 +195,7 @@ func (l *Loader) EndpointOf(id uint32) (registry.Endpoint, bool) {
 	if w == nil {
 		return registry.Endpoint{}, false
 	}
-	return l.isolation.wired[w.Addrs[0]].endpoint, true
+	return l.isolation.engine.Owner(w.Addrs[0])
 }
 
 // ServiceName returns the service, and the name of its port, that the maps call by a service id.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -324,8 +325,7 @@ func hostOf(a netip.Addr) string { return "h" + a.String() }
 
 // cluster is what a fake compiler compiles: who has which identity, and what each may do.
 type cluster struct {
-	containers map[netip.Addr]string
-	networks   map[netip.Addr]string
+	containers map[netip.Addr]string // name@network
 	blocks     map[netip.Prefix]string
 	rules      map[string]*[2]sideRules // by subject
 }
@@ -338,13 +338,12 @@ type sideRules struct {
 
 func newCluster() *cluster {
 	return &cluster{
-		containers: map[netip.Addr]string{}, networks: map[netip.Addr]string{},
-		blocks: map[netip.Prefix]string{}, rules: map[string]*[2]sideRules{},
+		containers: map[netip.Addr]string{}, blocks: map[netip.Prefix]string{}, rules: map[string]*[2]sideRules{},
 	}
 }
 
 func (c *cluster) clone() *cluster {
-	d := &cluster{maps.Clone(c.containers), maps.Clone(c.networks), maps.Clone(c.blocks), map[string]*[2]sideRules{}}
+	d := &cluster{maps.Clone(c.containers), maps.Clone(c.blocks), map[string]*[2]sideRules{}}
 	for subject, sides := range c.rules {
 		d.rules[subject] = &[2]sideRules{
 			{sides[0].any, maps.Clone(sides[0].peers)}, {sides[1].any, maps.Clone(sides[1].peers)},
@@ -379,6 +378,12 @@ func (c *cluster) of(a netip.Addr) string {
 	return best
 }
 
+// networkOf returns the network of a container's identity.
+func networkOf(key string) string {
+	_, network, _ := strings.Cut(key, "@")
+	return network
+}
+
 // judge returns the verdict on a flow by the slow, obvious way.
 func (c *cluster) judge(p probe, local map[netip.Addr]bool) bool {
 	side := func(subject, peer string, d registry.Direction) policy.Outcome {
@@ -409,7 +414,7 @@ func (c *cluster) judge(p probe, local map[netip.Addr]bool) bool {
 	if !e.Allow || !i.Allow {
 		return false
 	}
-	a, b := c.networks[p.src], c.networks[p.dst]
+	a, b := networkOf(src), networkOf(dst)
 	if local[p.src] && local[p.dst] && a != "" && b != "" && a != b {
 		return e.Join || i.Join
 	}
@@ -435,6 +440,7 @@ func (c *fakeCompiler) Detach(registry.EndpointID) policy.Delta { return c.delta
 func (c *fakeCompiler) Lookup(a netip.Addr) policy.Identity {
 	return policy.Identity{ID: c.ids[c.now.of(a)]}
 }
+func (c *fakeCompiler) Owner(netip.Addr) (registry.Endpoint, bool) { return registry.Endpoint{}, false }
 func (c *fakeCompiler) Rules(subject policy.ID, d registry.Direction) policy.Rules {
 	r := policy.Rules{Subject: subject, Direction: d, Set: map[policy.ID]*policy.Verdicts{}}
 	for key, sides := range c.now.rules {
@@ -459,7 +465,8 @@ func (c *fakeCompiler) delta() (d policy.Delta) {
 		if !was[k] {
 			c.last++
 			c.ids[k] = c.last
-			d.New = append(d.New, policy.Identity{ID: c.last, Key: k, Workload: &policy.Workload{Namespace: k}})
+			w := &policy.Workload{Namespace: k, Network: networkOf(k)}
+			d.New = append(d.New, policy.Identity{ID: c.last, Key: k, Workload: w})
 		}
 	}
 	gone := map[string]bool{}

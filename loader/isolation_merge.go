@@ -8,25 +8,6 @@ import (
 	"github.com/sluice-net/sluice/registry/policy"
 )
 
-// noteEndpoints remembers what the registry says of the containers here.
-func (s *isolation) noteEndpoints(changes []registry.Change) {
-	for _, c := range changes {
-		if c.Endpoint == nil || c.Deleted || c.Endpoint.Node != s.node {
-			continue
-		}
-		for _, a := range c.Endpoint.Addresses {
-			w := s.wired[a.Unmap()]
-			if w == nil {
-				continue
-			}
-			if w.endpoint.Network != c.Endpoint.Network {
-				due(s.dirtyAddrs, a.Unmap())
-			}
-			w.endpoint = *c.Endpoint
-		}
-	}
-}
-
 // notePolicies keeps the numbers of policies that there are, also while no entry leads to them: their
 // counts are not to begin anew.
 func (s *isolation) notePolicies(changes []registry.Change, snapshot bool) {
@@ -178,7 +159,9 @@ func (s *isolation) mergeAddress(c policy.AddressChange) {
 	} else {
 		s.addresses[a] = s.find(c.Identity)
 	}
-	if s.wired[a] != nil {
+	if w := s.wired[a]; w != nil && w.inMaps && w.identity == s.closed {
+		s.dirtyAddrs[a] = nil // whatever it waited for may be here
+	} else if w != nil {
 		due(s.dirtyAddrs, a)
 	}
 	s.touchPrefix(toPrefixKey(hostPrefix(a)))

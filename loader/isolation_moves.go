@@ -76,21 +76,20 @@ func (p *isolationPass) move(moves []move) {
 // tagFor returns what map endpoints is to say of a wired address. When something has no number the
 // address is closed, and the error says why.
 func (s *isolation) tagFor(a netip.Addr) (t tag, i *identity, net *numbered, err error) {
-	w := s.wired[a]
 	i = s.addresses[a]
 	switch {
-	case w.lost:
+	case s.wired[a].lost:
 		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("nobody tells any more which container has %s", a)
-	case i == nil:
-		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("the compiler knows no identity of %s", a)
+	case i == nil || i.info.Workload == nil:
+		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("the compiler takes container %s for %s", a, s.find(s.engine.Lookup(a).ID))
 	case i.number() == 0:
 		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("no number for %s: %w", i, s.unnumbered[i])
-	case w.endpoint.Network == "":
+	case i.info.Workload.Network == "":
 		return tag{identity: i.number()}, i, nil, nil
 	}
-	net, err = s.networks.get(w.endpoint.Network, nil)
+	net, err = s.networks.get(i.info.Workload.Network, nil)
 	if err != nil {
-		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("no number for network %s: %w", w.endpoint.Network, err)
+		return tag{identity: identityClosed}, s.closed, nil, fmt.Errorf("no number for network %s: %w", i.info.Workload.Network, err)
 	}
 	return tag{i.number(), net.number}, i, net, nil
 }

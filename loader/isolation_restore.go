@@ -165,7 +165,7 @@ func (s *isolation) adopt() {
 		s.merge(s.engine.Attach(e))
 		for _, a := range addrs {
 			w := s.wired[a]
-			s.strangers[a], w.endpoint = name, e
+			s.strangers[a] = name
 			w.lost = w.held != (tag{}) && (w.net != nil || w.identity != s.addresses[a])
 		}
 	}

@@ -82,7 +82,8 @@ func (l *Loader) wire(ifindex int) (string, registry.Endpoint, bool) {
 	defer l.wireMu.Unlock()
 	for name, w := range l.endpoints.byName {
 		if w.Index == ifindex {
-			return name, l.isolation.wired[w.Addrs[0]].endpoint, true
+			owner, _ := l.isolation.engine.Owner(w.Addrs[0])
+			return name, owner, true
 		}
 	}
 	return "", registry.Endpoint{}, false
