@@ -188,6 +188,7 @@ func (p *isolationPass) movePrefix(key prefixKey) {
 	}
 	if want != have {
 		from := p.lookupHeld(key)
+		p.foresee(key, want)
 		if failed := p.writePrefix(key, want); failed != nil {
 			p.dirtyPrefixes[key] = failed
 			p.stuck = append(p.stuck, stuckPrefix{key: key, err: failed})
@@ -200,6 +201,21 @@ func (p *isolationPass) movePrefix(key prefixKey) {
 	if err != nil {
 		p.dirtyPrefixes[key] = err
 	}
+}
+
+// foresee closes the sides that would judge addresses wrongly once an entry of prefixes is written: those
+// of longer blocks that could not be written are taken for the entry's.
+func (p *isolationPass) foresee(key prefixKey, want *identity) {
+	within := func(s stuckPrefix) bool {
+		return p.dirtyPrefixes[s.key] != nil && s.key.Length > key.Length && truncate(s.key, key.Length) == key
+	}
+	have := p.prefixes[key]
+	if have == nil || !slices.ContainsFunc(p.stuck, within) {
+		return // a new entry waits for those
+	}
+	p.holdPrefix(key, want)
+	p.closeStuck(true)
+	p.holdPrefix(key, have)
 }
 
 func (p *isolationPass) writePrefix(key prefixKey, want *identity) error {

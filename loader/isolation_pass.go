@@ -52,10 +52,10 @@ func (s *isolation) runPass(again bool) (freed bool) {
 	s.inherited = false
 	p.writeFresh()
 	p.move(fresh)
-	p.closeStuck()
+	p.closeStuck(false)
 	p.writeInSteps()
 	p.move(later)
-	p.closeStuck()
+	p.closeStuck(false)
 	for _, r := range p.holds {
 		s.rulesets.release(r)
 	}

@@ -52,8 +52,8 @@ func (p *isolationPass) stuckFor(side *side, judge func(*identity) *ruleset) err
 }
 
 // closeStuck closes the sides that would judge addresses by what holds for others: what failed to be
-// written says which.
-func (p *isolationPass) closeStuck() {
+// written says which. With foreseen, an entry is about to be written that is taken for written here.
+func (p *isolationPass) closeStuck(foreseen bool) {
 	p.findStuck()
 	if len(p.stuck) == 0 && len(p.dirtyAddrs) == 0 || !p.synced {
 		return
@@ -62,7 +62,11 @@ func (p *isolationPass) closeStuck() {
 	for _, plan := range slices.Clone(p.plans) {
 		planned[plan.side] = true
 		if plan.err == nil {
-			if err := p.stuckFor(plan.side, plan.target); err != nil {
+			err := p.stuckFor(plan.side, plan.target)
+			if err == nil && foreseen { // it is not where it goes yet
+				err = p.stuckFor(plan.side, plan.side.held)
+			}
+			if err != nil {
 				p.fail(plan.side, err)
 			}
 		}
