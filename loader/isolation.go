@@ -63,7 +63,6 @@ type isolation struct {
 	// Desired:
 	addresses map[netip.Addr]*identity // of containers, here and elsewhere
 	blocks    map[prefixKey]*identity
-	fixed     map[prefixKey]*identity // addresses that every node has
 	// Held:
 	prefixes map[prefixKey]*identity
 	wired    map[netip.Addr]*wiredAddr // containers' addresses of this node
@@ -108,7 +107,7 @@ func newIsolation(t isolationTables, engine compiler, node string, s Sizes, grac
 		byDigest:   map[numberKey]*identity{},
 		locals:     map[*identity]struct{}{},
 		addresses:  map[netip.Addr]*identity{},
-		blocks:     map[prefixKey]*identity{}, fixed: map[prefixKey]*identity{},
+		blocks:     map[prefixKey]*identity{},
 		prefixes:   map[prefixKey]*identity{},
 		wired:      map[netip.Addr]*wiredAddr{},
 		dirtySides: map[*side]struct{}{}, failedSides: map[*side]error{},
@@ -122,10 +121,6 @@ func newIsolation(t isolationTables, engine compiler, node string, s Sizes, grac
 		if err := i.identities.ids.restore(fixed.fixed); err != nil {
 			panic(err)
 		}
-	}
-	for _, a := range []string{gatewayV4, gatewayV6, hairpinV6} {
-		key := toPrefixKey(hostPrefix(netip.MustParseAddr(a)))
-		i.fixed[key], i.dirtyPrefixes[key] = i.self, nil
 	}
 	i.dirtyPrefixes[everyIPv4()] = nil
 	return i

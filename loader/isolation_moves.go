@@ -157,9 +157,6 @@ func (s *isolation) dropNetwork(net *numbered) {
 
 // wantPrefix returns the identity that an entry of prefixes is to have; nil: there is to be none.
 func (s *isolation) wantPrefix(key prefixKey) *identity {
-	if i := s.fixed[key]; i != nil {
-		return i
-	}
 	if key.Length == 128 {
 		a := fromAddress(key.Addr)
 		w := s.wired[a]

@@ -86,7 +86,7 @@ func TestIsolationRestart(t *testing.T) {
 	}
 	mustBeClean(t, l)
 	before := dumpAll(t, l)
-	if len(before.policy) < 2 || len(before.prefixes) < 6 {
+	if len(before.policy) < 2 || len(before.prefixes) < 3 {
 		t.Fatalf("%d entries of policy, %d prefixes", len(before.policy), len(before.prefixes))
 	}
 	l.Close()
@@ -156,7 +156,7 @@ func TestIsolationBlockOfOne(t *testing.T) {
 func TestIsolationRealMapFull(t *testing.T) {
 	for name, shrink := range map[string]func(*Sizes){
 		"policy":   func(s *Sizes) { s.PolicyEntries = 2 },
-		"prefixes": func(s *Sizes) { s.Prefixes = 5 },
+		"prefixes": func(s *Sizes) { s.Prefixes = 2 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)

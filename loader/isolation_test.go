@@ -464,7 +464,7 @@ func TestIsolationFull(t *testing.T) {
 		"rulesets":     func(s *Sizes) { s.Rulesets = 8 },
 		"port_nodes":   func(s *Sizes) { s.PortNodes = 12 },
 		"outcomes":     func(s *Sizes) { s.Outcomes = 8 },
-		"prefixes":     func(s *Sizes) { s.Prefixes = 6 },
+		"prefixes":     func(s *Sizes) { s.Prefixes = 3 },
 		"numbers":      func(s *Sizes) { s.Identities = 256 },
 	} {
 		t.Run(name, func(t *testing.T) {
