@@ -63,6 +63,7 @@ type isolation struct {
 	// Desired:
 	addresses map[netip.Addr]*identity // of containers, here and elsewhere
 	blocks    map[prefixKey]*identity
+	nodeAddrs map[prefixKey]struct{} // that this node was seen to have
 	// Held:
 	prefixes map[prefixKey]*identity
 	wired    map[netip.Addr]*wiredAddr // containers' addresses of this node
@@ -107,7 +108,7 @@ func newIsolation(t isolationTables, engine compiler, node string, s Sizes, grac
 		byDigest:   map[numberKey]*identity{},
 		locals:     map[*identity]struct{}{},
 		addresses:  map[netip.Addr]*identity{},
-		blocks:     map[prefixKey]*identity{},
+		blocks:     map[prefixKey]*identity{}, nodeAddrs: map[prefixKey]struct{}{},
 		prefixes:   map[prefixKey]*identity{},
 		wired:      map[netip.Addr]*wiredAddr{},
 		dirtySides: map[*side]struct{}{}, failedSides: map[*side]error{},

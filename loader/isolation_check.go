@@ -156,7 +156,8 @@ func (c *isolationCheck) checkPrefixes() {
 		wanted[key] = true
 		name := fromPrefixKey(key).String()
 		// Of a container here, who it is stands in endpoints, and a block of just its address beside it.
-		if p := fromPrefixKey(key); p.IsSingleIP() && c.wired[p.Addr()] == nil {
+		_, own := c.nodeAddrs[key]
+		if p := fromPrefixKey(key); p.IsSingleIP() && !own && c.wired[p.Addr()] == nil {
 			if id := c.engine.Lookup(p.Addr()).ID; id != want.id {
 				c.add("prefix "+name, "is taken for %s instead of %s", want, c.find(id))
 			}
@@ -173,6 +174,9 @@ func (c *isolationCheck) checkPrefixes() {
 		}
 	}
 	for key := range c.blocks {
+		look(key)
+	}
+	for key := range c.nodeAddrs {
 		look(key)
 	}
 	look(everyIPv4())

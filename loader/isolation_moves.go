@@ -160,6 +160,9 @@ func (s *isolation) wantPrefix(key prefixKey) *identity {
 	if key.Length == 128 {
 		a := fromAddress(key.Addr)
 		w := s.wired[a]
+		if _, own := s.nodeAddrs[key]; own && w == nil {
+			return s.self
+		}
 		// While a container is being attached, what is there stays.
 		if w == nil || !w.inMaps && s.prefixes[key] != nil {
 			if i := s.addresses[a]; i != nil {
