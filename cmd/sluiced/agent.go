@@ -43,6 +43,7 @@ type agent struct {
 	catalog *registry.Catalog
 	cni     *cniserver.Server
 	settled atomic.Bool // the wires are as recorded
+	watch   *addressWatch
 }
 
 // runAgent runs until ctx ends. The kernel goes on serving afterwards.
@@ -66,6 +67,10 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 		return a.serve(ctx)
 	})
 	group.Go(func() error { return a.serveMetrics(ctx) })
+	group.Go(func() error {
+		a.watch.run(ctx)
+		return nil
+	})
 	return group.Wait()
 }
 
@@ -89,6 +94,9 @@ func (a *agent) open(ctx context.Context) (err error) {
 	if a.loader, err = openLoader(c, a.log); err != nil {
 		return err
 	}
+	// Before the registry's contents: until then nothing that the predecessor told goes.
+	a.watch = &addressWatch{set: a.loader.SetNodeAddresses, log: a.log.With("part", "addresses")}
+	a.watch.update()
 	a.store, err = etcd.Open(ctx, etcd.Options{
 		Dir:          filepath.Join(c.Paths.State, "registry"),
 		Run:          c.Paths.Run,
