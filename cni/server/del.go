@@ -78,7 +78,8 @@ func (s *Server) withdraw(ctx context.Context, host string, id cni.AttachmentID)
 		errs = append(errs, fmt.Errorf("unregister endpoint: %w", err))
 	}
 	if err = s.step("detach"); err == nil {
-		err = s.opts.Dataplane.DetachInterface(host)
+		// Without its programs a container that still lives could send what it likes.
+		err = errors.Join(setDown(host), s.opts.Dataplane.DetachInterface(host))
 	}
 	if err != nil {
 		errs = append(errs, fmt.Errorf("detach programs: %w", err))

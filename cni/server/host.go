@@ -119,6 +119,20 @@ func deleteLink(host string) error {
 	})
 }
 
+// setDown keeps a host interface from carrying traffic. One that is not there is no error.
+func setDown(host string) error {
+	return withNetlink(func(h *netlink.Handle) error {
+		link, err := findLink(h, host)
+		if err != nil || link == nil {
+			return err
+		}
+		if err := h.LinkSetDown(link); err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("set interface %s down: %w", host, err)
+		}
+		return nil
+	})
+}
+
 // setUpHost makes the host side of an attachment carry traffic. It may be repeated.
 func setUpHost(a ipam.Attachment, index int) error {
 	if err := hostSysctls(a); err != nil {

@@ -324,6 +324,28 @@ func TestProtocolIsBounded(t *testing.T) {
 	r.unchanged(before)
 }
 
+// A container that still lives when it is removed sends nothing past programs that are no longer there.
+func TestDelSetsInterfaceDownFirst(t *testing.T) {
+	r := newRig(t)
+	c := r.container("alive")
+	r.add(c)
+	asked := 0
+	r.plane.detaching = func(name string) {
+		asked++
+		links, err := hostLinks()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if link := links[name]; link == nil || link.Attrs().Flags&net.FlagUp != 0 {
+			t.Errorf("%s is %v while its programs go", name, link)
+		}
+	}
+	r.must(c, call{verb: "DEL"})
+	if asked != 1 {
+		t.Errorf("%d interfaces were detached", asked)
+	}
+}
+
 func TestDelAlwaysSucceeds(t *testing.T) {
 	r := newRig(t)
 	empty := r.state()

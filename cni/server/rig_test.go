@@ -36,6 +36,7 @@ type plane struct {
 	mu         sync.Mutex
 	interfaces map[string]Interface
 	fail       error // what every change returns
+	detaching  func(name string)
 }
 
 func (p *plane) Attach(i Interface) error {
@@ -53,6 +54,9 @@ func (p *plane) DetachInterface(name string) error {
 	defer p.mu.Unlock()
 	if p.fail != nil {
 		return p.fail
+	}
+	if p.detaching != nil {
+		p.detaching(name)
 	}
 	delete(p.interfaces, name)
 	return nil
