@@ -152,6 +152,11 @@ func (s *isolation) run(deltas ...policy.Delta) error {
 		s.merge(d)
 		if i < len(deltas)-1 {
 			s.runPass(false)
+			if d.Apart {
+				// That costs some milliseconds, and most changes have no such Delta. Should it fail, the
+				// change is to be made all the same.
+				_ = s.tables.wait()
+			}
 		}
 	}
 	if freed := s.runPass(false); freed && s.pending() || s.crowded() {

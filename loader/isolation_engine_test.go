@@ -484,3 +484,25 @@ func TestIsolationRaisesAfterRestart(t *testing.T) {
 		}
 	}
 }
+
+// Between what is denied at one end of flows and what is allowed at the other, every program that judges one
+// ends. Other changes do not wait.
+func TestIsolationWaitsBetweenDenyingAndAllowing(t *testing.T) {
+	w := newEngineWorld(t)
+	isolates := func(d registry.Direction) *registry.Policy {
+		return &registry.Policy{
+			PolicyID: registry.PolicyID{Name: registry.Name{Namespace: "default", Name: "turns"}},
+			Isolates: []registry.Direction{d},
+		}
+	}
+	w.start()
+	w.waits = nil
+	w.update(w.apply(isolates(registry.Ingress)))
+	if len(w.waits) != 0 {
+		t.Errorf("a policy that only denies waits %d times", len(w.waits))
+	}
+	w.update(w.apply(isolates(registry.Egress)))
+	if len(w.waits) != 1 || w.waits[0] == 0 || w.waits[0] >= w.stores-1 {
+		t.Errorf("waits after stores %v of %d", w.waits, w.stores)
+	}
+}

@@ -35,6 +35,7 @@ type fakeIsolation struct {
 	failAt        int // the store that fails, counted from 1; 0: none
 	dieAt         int // the store that ends the agent
 	failTags      bool
+	waits         []int // after how many stores
 }
 
 // probe is a packet of a new flow.
@@ -306,7 +307,10 @@ func (f *fakeIsolation) raise(addrs []netip.Addr) {
 	}
 }
 
-func (f *fakeIsolation) wait() error { return f.store() }
+func (f *fakeIsolation) wait() error {
+	f.waits = append(f.waits, f.stores)
+	return f.store()
+}
 
 // dump returns what a successor reads back.
 func (f *fakeIsolation) dump() isolationDump {

@@ -93,6 +93,9 @@ type Delta struct {
 	Addresses []AddressChange
 	Blocks    []BlockChange
 	Gone      []ID // no address has it any more
+	// Apart: no flow may be judged partly before this Delta and partly after the next one, as both sides
+	// of it could be found at their laxest.
+	Apart bool
 }
 
 // Rules are the changes of one identity's verdicts in one direction, to be made in this order: Set,
