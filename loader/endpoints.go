@@ -141,49 +141,67 @@ func (t *endpointTable) put(i Interface) (err error) {
 	if err := t.write(w, old); err != nil {
 		return err
 	}
+	if err := t.shrink(w, old); err != nil {
+		return errors.Join(err, t.takeBack(w, old, w.Addrs))
+	}
 	for _, a := range i.Addrs {
 		t.owner[a] = i.Name
 	}
 	t.byName[i.Name], t.byID[w.id] = w, w
-	if old == nil || old.equal(i) {
-		return nil
+	if old != nil && !old.equal(i) {
+		t.epochs.raise(w.id, 0)
 	}
-	for _, a := range old.Addrs {
-		if !slices.Contains(i.Addrs, a) {
-			err = errors.Join(err, t.delete(a))
-			delete(t.owner, a)
-		}
-	}
-	t.epochs.raise(w.id, 0)
-	return err
+	return nil
 }
 
-// write puts an entry for each address, and takes back what it did when one fails.
-func (t *endpointTable) write(w, old *wired) (err error) {
+// shrink deletes the entries of addresses that an interface has no more. When one fails they are as before.
+func (t *endpointTable) shrink(w, old *wired) error {
+	if old == nil {
+		return nil
+	}
 	var done []netip.Addr
-	defer func() {
-		if err == nil {
-			return
+	for _, a := range old.Addrs {
+		if slices.Contains(w.Addrs, a) {
+			continue
 		}
-		for _, a := range done {
-			if old != nil && slices.Contains(old.Addrs, a) {
+		if err := t.delete(a); err != nil {
+			for _, a := range done {
 				err = errors.Join(err, t.store(a, old.toEndpoint(t.tagOf(a))))
-				continue
 			}
-			err = errors.Join(err, t.delete(a))
-		}
-		t.epochs.raise(w.id, 0)
-		if old == nil {
-			t.ids.free(w.id)
-		}
-	}()
-	for _, a := range w.Addrs {
-		if err := t.store(a, w.toEndpoint(t.tagOf(a))); err != nil {
 			return err
 		}
 		done = append(done, a)
 	}
+	for _, a := range done {
+		delete(t.owner, a)
+	}
 	return nil
+}
+
+// write puts an entry for each address, and takes back what it did when one fails.
+func (t *endpointTable) write(w, old *wired) error {
+	for i, a := range w.Addrs {
+		if err := t.store(a, w.toEndpoint(t.tagOf(a))); err != nil {
+			return errors.Join(err, t.takeBack(w, old, w.Addrs[:i]))
+		}
+	}
+	return nil
+}
+
+// takeBack makes the entries of addresses as they were before write.
+func (t *endpointTable) takeBack(w, old *wired, done []netip.Addr) (err error) {
+	for _, a := range done {
+		if old != nil && slices.Contains(old.Addrs, a) {
+			err = errors.Join(err, t.store(a, old.toEndpoint(t.tagOf(a))))
+			continue
+		}
+		err = errors.Join(err, t.delete(a))
+	}
+	t.epochs.raise(w.id, 0)
+	if old == nil {
+		t.ids.free(w.id)
+	}
+	return err
 }
 
 // putTag writes the entry of a wired address with another identity or network. The caller raises epochs.
