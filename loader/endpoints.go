@@ -87,6 +87,7 @@ func (i Interface) toRegistry(node string) registry.Endpoint {
 //	the entry changes, and nothing tells the flow
 type endpointTable struct {
 	entries *ebpf.Map
+	erase   func(*address) error // an entry; tests let it fail
 	epochs  *memory
 	ids     *idAllocator
 	byName  map[string]*wired
@@ -106,6 +107,7 @@ type wired struct {
 func newEndpointTable(entries *ebpf.Map, epochs *memory, grace time.Duration, now func() time.Time) *endpointTable {
 	return &endpointTable{
 		entries: entries, epochs: epochs,
+		erase:  func(key *address) error { return entries.Delete(key) },
 		ids:    newIDAllocator("epochs", epochs.entries, grace, now),
 		byName: map[string]*wired{}, owner: map[netip.Addr]string{}, byID: map[uint32]*wired{},
 		tagOf: func(netip.Addr) tag { return tag{} },
@@ -253,7 +255,7 @@ func (t *endpointTable) store(a netip.Addr, e endpoint) error {
 
 func (t *endpointTable) delete(a netip.Addr) error {
 	key := toAddress(a)
-	if err := t.entries.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := t.erase(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete %s from map endpoints: %w", a, err)
 	}
 	return nil
