@@ -24,6 +24,7 @@ containers: {cidrs: [{{range .S.Containers}}"{{.}}", {{end}}]}
 services: {cidrs: [{{range .S.Services}}"{{.}}", {{end}}]}
 datapath: {socketTranslation: {{not .S.NoSocketTranslation}}, mapScale: {{.S.MapScale}}, attach: {{.S.Attach}}}
 metrics: {listen: "127.0.0.1:9464"}
+policy: {audit: {{.S.Audit}}}
 `
 
 func (s Settings) filled() Settings {

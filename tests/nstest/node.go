@@ -45,6 +45,8 @@ type Settings struct {
 	Attach     string   // auto
 	// NoSocketTranslation leaves all translation to tc.
 	NoSocketTranslation bool
+	// Audit lets pass what policies deny, and reports it.
+	Audit bool
 }
 
 // Node is one running test node.
