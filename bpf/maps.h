@@ -17,7 +17,7 @@
 /* Written by the loader, read for each new flow and each connect. Lives as long as the service. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 131072);
 	__uint(map_flags, BPF_F_RDONLY_PROG);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, struct service_key);
@@ -43,7 +43,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, __u32);
@@ -90,6 +90,25 @@ struct {
 	__type(key, struct sock_key);
 	__type(value, struct sock_origin);
 } sock_origin SEC(".maps");
+
+/* Written and read by connect, and by tc for a new flow, where a service wants affinity. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinity SEC(".maps");
+
+/* By cookie. Written by the loader, read by connect and sendmsg. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u64);
+	__type(value, struct namespace);
+} namespaces SEC(".maps");
 
 /* Written and read by sendmsg: keeps an unconnected socket's datagrams to one VIP on one backend. */
 struct {

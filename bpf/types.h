@@ -25,9 +25,13 @@ struct service_key {
 	__u8 scope; /* 0: for every client of this node */
 };
 
-/* How a slot is chosen from a service's run. */
+/*
+ * How a service's run is filled, and so how a slot is chosen from it: at random per socket, by its
+ * tuple's hash per flow. A backend of twice another's weight has twice as many slots.
+ */
 enum algorithm {
-	ALGORITHM_RANDOM = 0, /* evenly: at random per socket, by its tuple's hash per flow */
+	ALGORITHM_RANDOM = 0, /* the run lists the backends */
+	ALGORITHM_MAGLEV = 1, /* the run is a Maglev table (Eisenbud et al., NSDI 2016, 3.4) */
 };
 
 struct service {
@@ -43,6 +47,7 @@ struct service {
 enum backend_state {
 	BACKEND_FREE = 0,   /* unused, or gone and resting before its id is used again */
 	BACKEND_ACTIVE = 1, /* may be chosen */
+	BACKEND_DRAINING = 2, /* in no run: keeps the flows and sockets that it has */
 };
 
 /*
@@ -55,8 +60,37 @@ struct backend {
 	__u8 proto;    /* IPPROTO_* */
 	__u8 state;    /* enum backend_state */
 	__u32 epoch;   /* raised when what was decided from this entry no longer holds */
-	__u32 zone;    /* topology zone number; 0: unknown */
 	__u32 service; /* id of the service (port) that the backend serves */
+	__u32 used;    /* 1: a socket hook chose it since the entry was filled; see the sweep of sockets */
+};
+
+/* affinity: whose flows stay with a backend. */
+struct affinity_key {
+	struct addr client; /* address; with NETNS the cookie of the network namespace, its bytes as in
+			       memory, and then 0 */
+	__u32 service;	    /* services' id */
+	__u8 kind;	    /* enum affinity_kind */
+	__u8 pad[3];
+};
+
+enum affinity_kind {
+	AFFINITY_ADDRESS = 0, /* of packets */
+	AFFINITY_NETNS = 1,   /* of sockets, which have no address yet */
+};
+
+struct affinity {
+	__u64 seen;    /* bpf_ktime_get_ns when the client was last given a backend */
+	__u32 backend; /* index into backends */
+	__u32 epoch;   /* that backend's epoch when it was chosen */
+};
+
+/*
+ * namespaces: by the cookie of a network namespace, what all of whose packets pass from_pod. The
+ * datagrams of its unconnected sockets, and what its sockets send from ports that they are bound to,
+ * are left to from_pod, which tells two VIPs of one backend apart.
+ */
+struct namespace {
+	__u32 endpoint; /* id of the container; see endpoints */
 };
 
 /* endpoints: a container wired on this node, by each of its addresses. */

@@ -40,8 +40,8 @@ func BenchmarkSync(b *testing.B) {
 	b.Run("one of 10 backends changed", func(b *testing.B) {
 		for i := range b.N {
 			r := u.Set[i%len(u.Set)]
-			r.Backends = append([]netip.AddrPort(nil), r.Backends...)
-			r.Backends[9] = netip.MustParseAddrPort(fmt.Sprintf("10.244.200.%d:80", i%2+1))
+			r.Backends = append([]registry.Backend(nil), r.Backends...)
+			r.Backends[9].AddrPort = netip.MustParseAddrPort(fmt.Sprintf("10.244.200.%d:80", i%2+1))
 			if err := l.Sync(registry.Update{Set: []registry.Resolved{r}}); err != nil {
 				b.Fatal(err)
 			}

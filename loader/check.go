@@ -134,13 +134,16 @@ func (l *Loader) checkService(d *differences, want registry.Resolved, v service)
 		}
 		have = append(have, addr)
 	}
+	wanted := func(a netip.AddrPort) bool {
+		return slices.ContainsFunc(want.Backends, func(b registry.Backend) bool { return b.AddrPort == a })
+	}
 	for _, b := range want.Backends {
-		if !slices.Contains(have, b) {
-			d.add(name, "backend %s is missing", b)
+		if !slices.Contains(have, b.AddrPort) {
+			d.add(name, "backend %s is missing", b.AddrPort)
 		}
 	}
 	for _, b := range have {
-		if !slices.Contains(want.Backends, b) {
+		if !wanted(b) {
 			d.add(name, "backend %s should not be there", b)
 		}
 	}

@@ -18,6 +18,9 @@ type (
 	serviceStats = sockServiceStats
 	backend      = sockBackend
 	endpoint     = sockEndpoint
+	affinityKey  = sockAffinityKey
+	affinity     = sockAffinity
+	namespace    = sockNamespace
 
 	prefixKey    = sockPrefixKey
 	prefixEntry  = sockPrefix
@@ -35,8 +38,21 @@ type (
 
 // enum backend_state.
 const (
-	backendFree   = 0
-	backendActive = 1
+	backendFree     = 0
+	backendActive   = 1
+	backendDraining = 2
+)
+
+// enum algorithm.
+const (
+	algorithmRandom = 0
+	algorithmMaglev = 1
+)
+
+// enum affinity_kind.
+const (
+	affinityAddress = 0
+	affinityNetns   = 1
 )
 
 // enum identity.

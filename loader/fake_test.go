@@ -22,10 +22,10 @@ type fakeTables struct {
 	slots    *memory
 	backends *memory
 
-	desired   func(registry.Frontend) ([]netip.AddrPort, bool)
-	published map[serviceKey][]netip.AddrPort // what each service led to when it was written
-	slotSeen  map[uint32]time.Time            // when a program could last see that slot
-	idSeen    map[uint32]time.Time            // the same of a backend id
+	desired   func(registry.Frontend) ([]registry.Backend, bool)
+	published map[serviceKey][]registry.Backend // what each service led to when it was written
+	slotSeen  map[uint32]time.Time              // when a program could last see that slot
+	idSeen    map[uint32]time.Time              // the same of a backend id
 
 	stores int // how many there were
 	failAt int // the store that fails, counted from 1; 0: none
@@ -42,7 +42,7 @@ func newFake(t *testing.T, s Sizes) *fakeTables {
 		t: t, clock: &clock{time.Unix(1, 0)}, grace: 5 * time.Second, limit: int(s.Services),
 		services: map[serviceKey]service{},
 		slots:    heapMemory(s.Slots, 8), backends: heapMemory(s.Backends, 32),
-		published: map[serviceKey][]netip.AddrPort{},
+		published: map[serviceKey][]registry.Backend{},
 		slotSeen:  map[uint32]time.Time{}, idSeen: map[uint32]time.Time{},
 	}
 }
@@ -57,7 +57,7 @@ func (f *fakeTables) store() error {
 }
 
 // read returns what a program finds behind a service's entry.
-func (f *fakeTables) read(v service) (found []netip.AddrPort) {
+func (f *fakeTables) read(v service) (found []registry.Backend) {
 	for i := range v.Count {
 		slot := v.First + i
 		id := f.slots.load32(slot, 0)
@@ -67,7 +67,7 @@ func (f *fakeTables) read(v service) (found []netip.AddrPort) {
 			f.t.Fatalf("slot %d: backend %d is state %d of service %d, want active of %d",
 				slot, id, b.State, b.Service, v.Id)
 		}
-		found = append(found, netip.AddrPortFrom(fromAddress(b.Addr), b.Port))
+		found = append(found, registry.Evenly(netip.AddrPortFrom(fromAddress(b.Addr), b.Port))...)
 	}
 	return found
 }

@@ -76,7 +76,7 @@ func (m *memory) backend(id uint32) backend {
 func (m *memory) fillBackend(id uint32, b backend) {
 	_, _, _, epoch := splitBackendWord(atomic.LoadUint64(m.backendWord(id)))
 	entry := (*backend)(m.at(id, 0))
-	entry.Addr, entry.Zone, entry.Service = b.Addr, b.Zone, b.Service
+	entry.Addr, entry.Service, entry.Used = b.Addr, b.Service, 0
 	atomic.StoreUint64(m.backendWord(id), backendWord(b.Port, b.Proto, backendActive, epoch+1))
 }
 

@@ -205,7 +205,7 @@ func TestResizeWhileRunning(t *testing.T) {
 // TestResizeRefused: what does not fit is refused, and nothing is changed.
 func TestResizeRefused(t *testing.T) {
 	for name, shrink := range map[string]func(*Sizes){
-		"services":  func(s *Sizes) { s.Services = 4 },
+		"services":  func(s *Sizes) { s.Services = 3 },
 		"slots":     func(s *Sizes) { s.Slots = 4 },
 		"backends":  func(s *Sizes) { s.Backends = 4 },
 		"endpoints": func(s *Sizes) { s.Endpoints = 1 + 1 },

@@ -76,14 +76,15 @@ func (s *syncer) plan(f registry.Frontend) (_ *change, err error) {
 }
 
 // planMembers keeps the ids of backends that stay, and takes new ones for those that come.
-func (s *syncer) planMembers(c *change, want []netip.AddrPort) error {
+func (s *syncer) planMembers(c *change, want []registry.Backend) error {
 	stay := make(map[netip.AddrPort]uint32, len(want))
 	if c.old != nil && !c.old.unsound {
 		for _, m := range c.old.members {
 			stay[m.addr] = m.id
 		}
 	}
-	for _, addr := range want {
+	for _, b := range want {
+		addr := b.AddrPort
 		if id, ok := stay[addr]; ok {
 			c.next.members = append(c.next.members, member{addr, id})
 			delete(stay, addr)
@@ -121,8 +122,8 @@ func (s *syncer) cancel(c *change) {
 	}
 }
 
-func sameBackends(have []member, want []netip.AddrPort) bool {
-	return slices.EqualFunc(have, want, func(m member, a netip.AddrPort) bool { return m.addr == a })
+func sameBackends(have []member, want []registry.Backend) bool {
+	return slices.EqualFunc(have, want, func(m member, b registry.Backend) bool { return m.addr == b.AddrPort })
 }
 
 // toService returns the entry that publishes what is held.

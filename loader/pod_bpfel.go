@@ -46,6 +46,7 @@ type podEvent struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	podMapAffinity       = "affinity"
 	podMapBackends       = "backends"
 	podMapCounters       = "counters"
 	podMapEndpoints      = "endpoints"
@@ -54,6 +55,7 @@ const (
 	podMapEvents         = "events"
 	podMapFlows          = "flows"
 	podMapFrags          = "frags"
+	podMapNamespaces     = "namespaces"
 	podMapNumbers        = "numbers"
 	podMapOutcomes       = "outcomes"
 	podMapPolicy         = "policy"
@@ -125,6 +127,7 @@ type podProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podMapSpecs struct {
+	Affinity     *ebpf.MapSpec `ebpf:"affinity"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
@@ -133,6 +136,7 @@ type podMapSpecs struct {
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
+	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Numbers      *ebpf.MapSpec `ebpf:"numbers"`
 	Outcomes     *ebpf.MapSpec `ebpf:"outcomes"`
 	Policy       *ebpf.MapSpec `ebpf:"policy"`
@@ -178,6 +182,7 @@ func (o *podObjects) Close() error {
 //
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podMaps struct {
+	Affinity     *ebpf.Map `ebpf:"affinity"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
@@ -186,6 +191,7 @@ type podMaps struct {
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Frags        *ebpf.Map `ebpf:"frags"`
+	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Numbers      *ebpf.Map `ebpf:"numbers"`
 	Outcomes     *ebpf.Map `ebpf:"outcomes"`
 	Policy       *ebpf.Map `ebpf:"policy"`
@@ -205,6 +211,7 @@ type podMaps struct {
 
 func (m *podMaps) Close() error {
 	return _PodClose(
+		m.Affinity,
 		m.Backends,
 		m.Counters,
 		m.Endpoints,
@@ -213,6 +220,7 @@ func (m *podMaps) Close() error {
 		m.Events,
 		m.Flows,
 		m.Frags,
+		m.Namespaces,
 		m.Numbers,
 		m.Outcomes,
 		m.Policy,

@@ -21,7 +21,7 @@ import (
 func smallSizes() Sizes {
 	return Sizes{
 		Services: 64, Slots: 256, Backends: 128, Endpoints: 32,
-		Flows: 64, SockOrigin: 64, SockChoices: 64, Frags: 64,
+		Flows: 64, SockOrigin: 64, SockChoices: 64, Affinity: 64, Frags: 64,
 		Identities: 64, Policies: 64, PolicyEntries: 256, Rulesets: 128,
 		PortNodes: 64, Outcomes: 128, Prefixes: 128, Events: 4096,
 	}
@@ -142,8 +142,8 @@ func resolved(vip string, port uint16, n int) registry.Resolved {
 		Service:  registry.Name{Namespace: "default", Name: "web"}, PortName: "http",
 	}
 	for i := range n {
-		r.Backends = append(r.Backends, netip.AddrPortFrom(
-			netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 1)}), 8080))
+		r.Backends = append(r.Backends, registry.Evenly(netip.AddrPortFrom(
+			netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 1)}), 8080))...)
 	}
 	return r
 }

@@ -30,7 +30,7 @@ func (u *updates) Apply(b registry.Batch) registry.Update {
 func TestRun(t *testing.T) {
 	n := newNode(t)
 	o := n.options()
-	o.Sizes.Services = 4
+	o.Sizes.Services = 3
 	l := n.open(o)
 	a, b, c := resolved("10.96.0.1", 80, 2), resolved("10.96.0.1", 81, 2), resolved("10.96.0.2", 80, 2)
 	source, ended := make(channel), make(chan error)

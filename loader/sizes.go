@@ -9,13 +9,14 @@ import (
 
 // Sizes holds the entries of each map that grows with what the node carries.
 type Sizes struct {
-	Services    uint32 // services and service_stats; every VIP takes one entry more
+	Services    uint32 // frontends: service_stats, and services, where every VIP takes one entry more
 	Slots       uint32
 	Backends    uint32
 	Endpoints   uint32 // endpoints (one an address) and epochs (one a container)
 	Flows       uint32 // two for each flow
 	SockOrigin  uint32
 	SockChoices uint32
+	Affinity    uint32
 	Frags       uint32
 
 	Identities    uint32 // subjects
@@ -32,8 +33,8 @@ type Sizes struct {
 // 5000 identities, find room. The entries of policy take memory only where they are in use.
 func DefaultSizes() Sizes {
 	return Sizes{
-		Services: 65536, Slots: 1048576, Backends: 262144, Endpoints: 16384,
-		Flows: 524288, SockOrigin: 131072, SockChoices: 131072, Frags: 16384,
+		Services: 65536, Slots: 1048576, Backends: 524288, Endpoints: 16384,
+		Flows: 524288, SockOrigin: 131072, SockChoices: 131072, Affinity: 131072, Frags: 16384,
 		Identities: 65536, Policies: 16384, PolicyEntries: 1048576, Rulesets: 65536,
 		PortNodes: 32768, Outcomes: 65536, Prefixes: 131072, Events: 1048576,
 	}
@@ -63,7 +64,7 @@ func ringSize(n uint32) uint32 {
 func (s *Sizes) fields() []*uint32 {
 	return []*uint32{
 		&s.Services, &s.Slots, &s.Backends, &s.Endpoints,
-		&s.Flows, &s.SockOrigin, &s.SockChoices, &s.Frags,
+		&s.Flows, &s.SockOrigin, &s.SockChoices, &s.Affinity, &s.Frags,
 		&s.Identities, &s.Policies, &s.PolicyEntries, &s.Rulesets,
 		&s.PortNodes, &s.Outcomes, &s.Prefixes, &s.Events,
 	}
@@ -72,9 +73,10 @@ func (s *Sizes) fields() []*uint32 {
 // byMap returns the sizes by the name of the map. Maps that are not in it have one size.
 func (s *Sizes) byMap() map[string]uint32 {
 	return map[string]uint32{
-		"services": s.Services, "service_stats": s.Services, "slots": s.Slots,
+		"services": 2 * s.Services, "service_stats": s.Services, "slots": s.Slots,
 		"backends": s.Backends, "endpoints": s.Endpoints, "epochs": s.Endpoints,
 		"flows": s.Flows, "sock_origin": s.SockOrigin, "sock_choices": s.SockChoices,
+		"affinity": s.Affinity, "namespaces": s.Endpoints,
 		"frags": s.Frags, "subjects": s.Identities, "policy_stats": s.Policies,
 		"policy": s.PolicyEntries, "rulesets": s.Rulesets, "port_nodes": s.PortNodes,
 		"outcomes": s.Outcomes, "prefixes": s.Prefixes, "events": s.Events,

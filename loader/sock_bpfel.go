@@ -18,6 +18,21 @@ type sockAddr struct {
 	Bytes [16]uint8
 }
 
+type sockAffinity struct {
+	_       structs.HostLayout
+	Seen    uint64
+	Backend uint32
+	Epoch   uint32
+}
+
+type sockAffinityKey struct {
+	_       structs.HostLayout
+	Client  sockAddr
+	Service uint32
+	Kind    uint8
+	Pad     [3]uint8
+}
+
 type sockBackend struct {
 	_       structs.HostLayout
 	Addr    sockAddr
@@ -25,8 +40,8 @@ type sockBackend struct {
 	Proto   uint8
 	State   uint8
 	Epoch   uint32
-	Zone    uint32
 	Service uint32
+	Used    uint32
 }
 
 type sockConfig struct {
@@ -142,6 +157,11 @@ type sockFragKey struct {
 	Ifindex uint32
 	Proto   uint8
 	Pad     [3]uint8
+}
+
+type sockNamespace struct {
+	_        structs.HostLayout
+	Endpoint uint32
 }
 
 type sockNumber struct {
@@ -273,6 +293,7 @@ type sockSubject struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockMapAffinity          = "affinity"
 	sockMapBackends          = "backends"
 	sockMapCounters          = "counters"
 	sockMapEndpoints         = "endpoints"
@@ -281,6 +302,7 @@ const (
 	sockMapEvents            = "events"
 	sockMapFlows             = "flows"
 	sockMapFrags             = "frags"
+	sockMapNamespaces        = "namespaces"
 	sockMapNumbers           = "numbers"
 	sockMapOutcomes          = "outcomes"
 	sockMapPolicy            = "policy"
@@ -362,6 +384,7 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
+	Affinity     *ebpf.MapSpec `ebpf:"affinity"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
@@ -370,6 +393,7 @@ type sockMapSpecs struct {
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
+	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Numbers      *ebpf.MapSpec `ebpf:"numbers"`
 	Outcomes     *ebpf.MapSpec `ebpf:"outcomes"`
 	Policy       *ebpf.MapSpec `ebpf:"policy"`
@@ -413,6 +437,7 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
+	Affinity     *ebpf.Map `ebpf:"affinity"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
@@ -421,6 +446,7 @@ type sockMaps struct {
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Frags        *ebpf.Map `ebpf:"frags"`
+	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Numbers      *ebpf.Map `ebpf:"numbers"`
 	Outcomes     *ebpf.Map `ebpf:"outcomes"`
 	Policy       *ebpf.Map `ebpf:"policy"`
@@ -439,6 +465,7 @@ type sockMaps struct {
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
+		m.Affinity,
 		m.Backends,
 		m.Counters,
 		m.Endpoints,
@@ -447,6 +474,7 @@ func (m *sockMaps) Close() error {
 		m.Events,
 		m.Flows,
 		m.Frags,
+		m.Namespaces,
 		m.Numbers,
 		m.Outcomes,
 		m.Policy,

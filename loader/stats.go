@@ -210,6 +210,8 @@ func (l *Loader) entries(name string, m *ebpf.Map) (uint64, error) {
 		return 1, nil
 	case sockMapEvents:
 		return ringFill(m)
+	case sockMapNamespaces:
+		return 0, nil // none is known yet
 	}
 	if n, known := l.isolationEntries(name); known {
 		return n, nil

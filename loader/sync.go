@@ -120,13 +120,14 @@ func (s *syncer) endRest() error {
 }
 
 // canonicalBackends returns the backends in canonical form, sorted and without duplicates.
-func canonicalBackends(backends []netip.AddrPort) []netip.AddrPort {
-	out := make([]netip.AddrPort, len(backends))
+func canonicalBackends(backends []registry.Backend) []registry.Backend {
+	out := make([]registry.Backend, len(backends))
 	for i, b := range backends {
-		out[i] = canonicalAddrPort(b)
+		b.AddrPort = canonicalAddrPort(b.AddrPort)
+		out[i] = b
 	}
-	slices.SortFunc(out, netip.AddrPort.Compare)
-	return slices.Compact(out)
+	slices.SortFunc(out, registry.Backend.Compare)
+	return slices.CompactFunc(out, func(a, b registry.Backend) bool { return a.AddrPort == b.AddrPort })
 }
 
 // retry works off what earlier updates left.

@@ -17,16 +17,16 @@ import (
 type world struct {
 	*fakeTables
 	s    *syncer
-	want map[registry.Frontend][]netip.AddrPort
+	want map[registry.Frontend][]registry.Backend
 	rnd  *rand.Rand
 }
 
 func newWorld(t *testing.T, seed uint64, sizes Sizes) *world {
 	w := &world{
-		fakeTables: newFake(t, sizes), want: map[registry.Frontend][]netip.AddrPort{},
+		fakeTables: newFake(t, sizes), want: map[registry.Frontend][]registry.Backend{},
 		rnd: rand.New(rand.NewPCG(seed, 3)),
 	}
-	w.desired = func(f registry.Frontend) ([]netip.AddrPort, bool) { b, ok := w.want[f]; return b, ok }
+	w.desired = func(f registry.Frontend) ([]registry.Backend, bool) { b, ok := w.want[f]; return b, ok }
 	w.s = newSyncer(w.fakeTables, sizes, w.grace, w.clock.now)
 	return w
 }
@@ -52,17 +52,17 @@ func (w *world) frontend() registry.Frontend {
 	}
 }
 
-func (w *world) someBackends() []netip.AddrPort {
-	all := []netip.AddrPort{}
+func (w *world) someBackends() []registry.Backend {
+	all := []registry.Backend{}
 	for i := range 8 {
 		if w.rnd.IntN(3) == 0 {
-			all = append(all, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}), 8080))
+			all = append(all, registry.Evenly(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}), 8080))...)
 		}
 	}
 	return all
 }
 
-func (w *world) resolve(f registry.Frontend, b []netip.AddrPort) registry.Resolved {
+func (w *world) resolve(f registry.Frontend, b []registry.Backend) registry.Resolved {
 	w.want[f] = b
 	return registry.Resolved{Frontend: f, Backends: b}
 }

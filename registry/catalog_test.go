@@ -22,7 +22,7 @@ func (m model) resolve() map[Frontend]Resolved {
 		for _, vip := range s.VIPs {
 			for _, p := range s.Ports {
 				f := Frontend{vip, p.Port, p.Protocol}
-				out[f] = Resolved{Frontend: f, Service: s.Name, PortName: p.Name, Backends: m.backends(s, vip, p)}
+				out[f] = Resolved{Frontend: f, Service: s.Name, PortName: p.Name, Backends: Evenly(m.backends(s, vip, p)...)}
 			}
 		}
 	}
@@ -220,7 +220,7 @@ func follow(t *testing.T, held map[Frontend]Resolved, u Update) {
 		if old, ok := held[s.Frontend]; ok && equalResolved(old, s) {
 			t.Fatalf("sets %v again", s)
 		}
-		if !slices.IsSortedFunc(s.Backends, netip.AddrPort.Compare) {
+		if !slices.IsSortedFunc(s.Backends, Backend.Compare) {
 			t.Fatalf("backends out of order: %v", s.Backends)
 		}
 		held[s.Frontend] = s

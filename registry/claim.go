@@ -114,5 +114,7 @@ func (cl *claim) settle() {
 }
 
 func (cl *claim) resolved() Resolved {
-	return Resolved{Frontend: cl.Frontend, Service: cl.service, PortName: cl.port.Name, Backends: cl.backends}
+	return Resolved{
+		Frontend: cl.Frontend, Service: cl.service, PortName: cl.port.Name, Backends: Evenly(cl.backends...),
+	}
 }

@@ -70,21 +70,76 @@ func (n Name) String() string {
 	return n.Namespace + "/" + n.Name
 }
 
-// Service is a set of endpoints, chosen by label, behind a stable virtual address.
+// Service is a set of backends behind stable addresses: endpoints chosen by label, and what slices list.
 type Service struct {
 	Name
+	Type ServiceType `json:"type,omitempty"`
 	// VIPs holds one address per IP family, in the order of preference that was asked for. It is
-	// empty for a headless service.
+	// empty for a headless service and for an ExternalName.
 	VIPs []netip.Addr `json:"vips,omitempty"`
 	// Headless is set when the service asked for no VIP (clusterIP: None).
 	Headless bool `json:"headless,omitempty"`
-	// Selector chooses the endpoints of the same namespace that carry all of these labels.
+	// ExternalName is the DNS name that the service stands for; nothing of it concerns the dataplane.
+	ExternalName string `json:"externalName,omitempty"`
+	// ExternalIPs and LoadBalancerIPs are addresses that are the service's at its ports only: the
+	// other ports belong to whoever has the address.
+	ExternalIPs     []netip.Addr `json:"externalIPs,omitempty"`
+	LoadBalancerIPs []netip.Addr `json:"loadBalancerIPs,omitempty"`
+	// Selector chooses the endpoints of the same namespace that carry all of these labels; empty: none.
 	Selector map[string]string `json:"selector"`
 	Ports    []ServicePort     `json:"ports"`
 	Labels   map[string]string `json:"labels,omitempty"`
+	// AffinityTimeout is for how many seconds a client stays with its backend after its last new
+	// connection (sessionAffinity: ClientIP); 0: no affinity.
+	AffinityTimeout uint32 `json:"affinityTimeout,omitempty"`
+	// InternalLocal sends what comes to the VIPs to backends of the client's node only
+	// (internalTrafficPolicy: Local).
+	InternalLocal bool `json:"internalLocal,omitempty"`
+	// ExternalLocal is the same for what comes from outside of the cluster to the other addresses
+	// (externalTrafficPolicy: Local). Clients inside reach all backends (KEP-1669).
+	ExternalLocal bool         `json:"externalLocal,omitempty"`
+	Distribution  Distribution `json:"distribution,omitempty"`
+	// PublishNotReady makes backends of all that are selected, ready or not.
+	PublishNotReady bool      `json:"publishNotReady,omitempty"`
+	Algorithm       Algorithm `json:"algorithm,omitempty"`
 }
 
-// ServicePort maps a port of the VIP to a port of each endpoint.
+// ServiceType says how a service can be reached, as Kubernetes has it.
+type ServiceType string
+
+// The types. The zero value is TypeClusterIP.
+const (
+	TypeClusterIP    ServiceType = ""
+	TypeNodePort     ServiceType = "NodePort"     // and at a port of every node address
+	TypeLoadBalancer ServiceType = "LoadBalancer" // and at the addresses of load balancers
+	TypeExternalName ServiceType = "ExternalName" // by DNS only
+)
+
+// Distribution says which backends a client's traffic prefers (trafficDistribution, KEP-4444 and
+// KEP-3015).
+type Distribution string
+
+// The distributions.
+const (
+	DistributeEvenly Distribution = ""
+	PreferSameZone   Distribution = "PreferSameZone" // also spelled PreferClose
+	PreferSameNode   Distribution = "PreferSameNode" // then those of the zone, then all
+)
+
+// Algorithm says how a flow's backend is chosen.
+type Algorithm string
+
+// The algorithms.
+const (
+	AlgorithmDefault Algorithm = ""       // that of the node's configuration
+	AlgorithmRandom  Algorithm = "random" // evenly, by weight
+	AlgorithmMaglev  Algorithm = "maglev" // consistent: see loader
+)
+
+// Algorithms returns those that can be asked for.
+func Algorithms() []Algorithm { return []Algorithm{AlgorithmRandom, AlgorithmMaglev} }
+
+// ServicePort maps a port of the service's addresses to a port of each backend.
 type ServicePort struct {
 	Name     string   `json:"name,omitempty"`
 	Protocol Protocol `json:"protocol"`
@@ -92,7 +147,43 @@ type ServicePort struct {
 	// TargetPort is the endpoints' port; with TargetName set it is resolved per endpoint by name.
 	TargetPort uint16 `json:"targetPort,omitempty"`
 	TargetName string `json:"targetName,omitempty"`
+	// NodePort is the port of the nodes' own addresses; 0: none.
+	NodePort uint16 `json:"nodePort,omitempty"`
 }
+
+// Slice lists backends of a service that no container of the registry stands for, or further ones: an
+// EndpointSlice of Kubernetes.
+type Slice struct {
+	Name
+	Service string `json:"service"` // of the same namespace
+	Family  Family `json:"family"`
+	// Ports by the names that the service's ports have: where they lead to.
+	Ports     []EndpointPort  `json:"ports"`
+	Endpoints []SliceEndpoint `json:"endpoints"`
+}
+
+// SliceEndpoint is one backend of a slice.
+type SliceEndpoint struct {
+	// Addresses holds one or more, all of the same endpoint; the first is the backend's.
+	Addresses []netip.Addr `json:"addresses"`
+	Node      string       `json:"node,omitempty"`
+	Zone      string       `json:"zone,omitempty"`   // empty: that of the node
+	Weight    *uint16      `json:"weight,omitempty"` // nil: DefaultWeight
+	// The conditions of an EndpointSlice (KEP-1672).
+	Ready       bool `json:"ready,omitempty"`
+	Serving     bool `json:"serving,omitempty"`
+	Terminating bool `json:"terminating,omitempty"`
+}
+
+// WeightLabel is the label by which a container says how many new flows it takes, relative to the
+// others: 0 to MaxWeight. With 0 it takes new ones only where all have 0.
+const WeightLabel = "sluice.net/weight"
+
+// The limits of weights.
+const (
+	DefaultWeight = 1
+	MaxWeight     = 256
+)
 
 // EndpointID identifies one interface of one container of the cluster.
 type EndpointID struct {
@@ -115,6 +206,9 @@ type Endpoint struct {
 	Addresses []netip.Addr      `json:"addresses"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Ports     []EndpointPort    `json:"ports,omitempty"`
+	// Unready: does not serve for now. Terminating: finishes what it has and takes nothing new.
+	Unready     bool `json:"unready,omitempty"`
+	Terminating bool `json:"terminating,omitempty"`
 }
 
 // EndpointPort gives one port of an endpoint a name, for services that target it by name.

@@ -9,6 +9,7 @@ import (
 // only its name or id need be filled.
 type Change struct {
 	Service   *Service
+	Slice     *Slice
 	Endpoint  *Endpoint
 	Node      *Node
 	Namespace *Namespace
@@ -53,13 +54,40 @@ type Frontend struct {
 	Protocol Protocol   `json:"protocol"`
 }
 
-// Resolved is a frontend with the backends that serve it now.
+// Resolved is a frontend with the backends that serve it now, seen from one node.
 type Resolved struct {
 	Frontend
-	Service  Name             // the service it belongs to
-	PortName string           // of the service's port; may be empty
-	Backends []netip.AddrPort // sorted, without duplicates; empty: connections are refused
+	Service  Name   // the service it belongs to
+	PortName string // of the service's port; may be empty
+	// Backends are sorted by address, and there is one for an address. When none takes new flows,
+	// connections are refused.
+	Backends        []Backend
+	Algorithm       Algorithm
+	AffinityTimeout uint32 // seconds; 0: no affinity
+	// Shared: the address is not the service's alone. Its other ports are as if there were no service.
+	Shared bool
 }
+
+// Backend is where a frontend's traffic goes.
+type Backend struct {
+	netip.AddrPort
+	// Weight is the share of new flows, relative to the others'; at least 1, unless Draining.
+	Weight uint16
+	// Draining: keeps the flows that it has and takes no new ones.
+	Draining bool
+}
+
+// Evenly returns backends that share new flows evenly.
+func Evenly(addrs ...netip.AddrPort) []Backend {
+	list := make([]Backend, len(addrs))
+	for i, a := range addrs {
+		list[i] = Backend{AddrPort: a, Weight: DefaultWeight}
+	}
+	return list
+}
+
+// Compare orders backends by address and port.
+func (b Backend) Compare(o Backend) int { return b.AddrPort.Compare(o.AddrPort) }
 
 // Update is what a Batch means for the dataplane.
 type Update struct {

@@ -36,7 +36,7 @@ func update(vips []netip.Addr, a, b *container) registry.Update {
 			} {
 				u.Set = append(u.Set, registry.Resolved{
 					Frontend: registry.Frontend{Addr: vip, Port: port, Protocol: proto},
-					Service:  registry.Name{Namespace: "default", Name: "web"}, Backends: backends,
+					Service:  registry.Name{Namespace: "default", Name: "web"}, Backends: registry.Evenly(backends...),
 				})
 			}
 		}

@@ -83,7 +83,9 @@ func (s *Server) backends() map[registry.Frontend][]netip.AddrPort {
 	list := s.Catalog.Frontends()
 	m := make(map[registry.Frontend][]netip.AddrPort, len(list))
 	for _, f := range list {
-		m[f.Frontend] = f.Backends
+		for _, b := range f.Backends {
+			m[f.Frontend] = append(m[f.Frontend], b.AddrPort)
+		}
 	}
 	return m
 }
