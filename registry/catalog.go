@@ -19,6 +19,7 @@ type Catalog struct {
 	synced    bool
 	services  map[Name]*catalogService
 	endpoints map[EndpointID]*catalogEndpoint
+	slices    map[Name]Slice
 	nodes     map[string]Node
 	selectors selectorIndex
 	isolation isolationIndex
@@ -51,6 +52,7 @@ func NewCatalog() *Catalog {
 func (c *Catalog) clear() {
 	c.services = map[Name]*catalogService{}
 	c.endpoints = map[EndpointID]*catalogEndpoint{}
+	c.slices = map[Name]Slice{}
 	c.nodes = map[string]Node{}
 	c.selectors = newSelectorIndex()
 	c.isolation = newIsolationIndex()
@@ -74,6 +76,8 @@ func (c *Catalog) Apply(b Batch) Update {
 		switch {
 		case change.Service != nil:
 			c.applyService(change.Service, change.Deleted)
+		case change.Slice != nil:
+			c.applySlice(change.Slice, change.Deleted)
 		case change.Endpoint != nil:
 			c.applyEndpoint(change.Endpoint, change.Deleted)
 			c.isolation.applyEndpoint(change.Endpoint, change.Deleted)
