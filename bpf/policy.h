@@ -209,23 +209,35 @@ static __always_inline bool made_here(struct __sk_buff *skb, const struct packet
 }
 
 /*
+ * The generation of the verdicts. It is to be read before all that is judged by, and again after that.
+ * x86 loads in the order of the program. BPF of Linux 5.10 has nothing that would make arm64 do so (atomic
+ * operations that fetch came with 5.12, load-acquire with 6.15). There it is the calls and some hundred
+ * instructions in between that keep the loads apart. Should they not, it is for a packet in flight alone:
+ * the epochs that rise after the last step have the flow decided anew.
+ */
+static __always_inline __u32 generation_of(const struct settings *set)
+{
+	return *(const volatile __u32 *)&set->generation;
+}
+
+/*
  * Judges the flow in the scratch: work->pkt becomes work->fwd and goes from work->src to work->dst.
  * Returns 0, or TC_ACT_SHOT after it has counted and reported the denial.
  *
- * The two sides are two reads. Between them a change may turn both over, so that they never said so
- * together; whoever finds the first as it was has read both as of the second's moment.
+ * The two sides are two reads. Between them changes may turn both over, so that they never said so
+ * together. The loader makes changes in steps, none of which can be mistaken when it is half done, and
+ * raises the generation before each: whoever finds that as it was has seen one step only.
  *
  * An answer (work->answer) is judged as the flow that it answers, whose ends and port are the other way
  * round, and as they are known behind the VIP.
  */
 __noinline int judge(struct __sk_buff *skb)
 {
-	__u32 egress = 0, ingress = 0, network = 0, reason, direction, i;
+	__u32 egress = 0, ingress = 0, network = 0, generation, reason, direction, i;
 	const struct settings *set = settings_here();
 	struct scratch *work = scratch_here();
 	const struct endpoint *from, *to;
 	struct policy_stats *stats;
-	struct judgement seen;
 	bool audited;
 
 	if (!work || !set)
@@ -242,20 +254,19 @@ __noinline int judge(struct __sk_buff *skb)
 	    (work->answer && work->fwd.flags & FLOW_NODE) || made_here(skb, &work->pkt))
 		goto pass;
 	for (i = 0; i < READ_TRIES; i++) {
+		generation = generation_of(set);
 		ingress = 0;
 		if (from->ifindex)
 			egress = judge_side(DIRECTION_EGRESS);
 		if (to->ifindex && (!egress || set->audit))
 			ingress = judge_side(DIRECTION_INGRESS);
-		if (!from->ifindex || !to->ifindex || (egress && !set->audit))
-			goto judged;
-		seen = work->judged[DIRECTION_EGRESS];
-		if (judge_side(DIRECTION_EGRESS) == egress &&
-		    seen.policy == work->judged[DIRECTION_EGRESS].policy &&
-		    seen.flags == work->judged[DIRECTION_EGRESS].flags)
+		if (generation_of(set) == generation)
 			goto judged;
 	}
-	egress = REASON(drop_closed);
+	if (from->ifindex)
+		egress = REASON(drop_closed);
+	else
+		ingress = REASON(drop_closed);
 judged:
 	if (!egress && !ingress && from->network && to->network && from->network != to->network &&
 	    !((work->judged[0].flags | work->judged[1].flags) & OUTCOME_JOIN))

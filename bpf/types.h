@@ -225,7 +225,8 @@ struct settings {
 	__u32 event_rate; /* events a second and CPU that are reported; the others are counted. 0: none
 			     is reported, nor counted */
 	__u8 audit;	  /* 1: what policies or closed networks deny passes, and is reported */
-	__u8 pad[7];
+	__u8 pad[3];
+	__u32 generation; /* of the verdicts: raised before each step of a change of them. Wraps */
 };
 
 enum event_type {

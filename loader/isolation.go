@@ -26,7 +26,8 @@ type compiler interface {
 // A program that judges a flow reads the identities of both ends, and then of each end that is a
 // container here its entry for the other, or what it says of everyone without an entry. The verdict on a
 // pair of addresses is what the two sides say together. Whoever looks at any moment must find the verdict
-// of before a change or that of after. So a change is made in this order:
+// of before a change or that of after; and so must who looks at one side earlier than at the other. So a
+// change is made in this order:
 //
 //  1. identities, policies and networks get numbers, rulesets are written  (nothing leads there yet)
 //  2. entries of and for identities that no address has yet
@@ -40,8 +41,10 @@ type compiler interface {
 // addresses would for a moment be the shorter one's.
 //
 // Of each subject and direction, entries for peers are written, then what holds for everyone else, then
-// entries are removed. Of what could not be written completely, everything is closed (RULESET_CLOSED)
-// until it could; its entries go, to make room for others.
+// entries are removed. Before each such step the generation is raised, by which a program finds out that
+// one side it read is older than the step: within a step, no two moments of the two sides say together
+// what they say neither before nor after. Of what could not be written completely, everything is closed
+// (RULESET_CLOSED) until it could; its entries go, to make room for others.
 type isolation struct {
 	tables isolationTables
 	engine compiler
@@ -152,11 +155,6 @@ func (s *isolation) run(deltas ...policy.Delta) error {
 		s.merge(d)
 		if i < len(deltas)-1 {
 			s.runPass(false)
-			if d.Apart {
-				// That costs some milliseconds, and most changes have no such Delta. Should it fail, the
-				// change is to be made all the same.
-				_ = s.tables.wait()
-			}
 		}
 	}
 	if freed := s.runPass(false); freed && s.pending() || s.crowded() {

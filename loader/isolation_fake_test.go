@@ -2,6 +2,7 @@ package loader
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"strings"
@@ -13,7 +14,8 @@ import (
 )
 
 // fakeIsolation are tables in memory that look over isolation's shoulder: after each single store they
-// judge every probe as a program would. They fail when told to.
+// judge every probe as a program would, and as one would that read one side now and the other at any
+// moment since the generation was raised. They fail when told to.
 type fakeIsolation struct {
 	isolationMemory
 	t     *testing.T
@@ -30,6 +32,8 @@ type fakeIsolation struct {
 	before, after map[probe]bool // verdicts that may be met
 	closed        bool           // a probe may also be denied: something failed
 	look          bool
+	seen          map[sighting]*[2]sights // since the generation was raised
+	generations   int
 	raised        map[netip.Addr]int
 	stores        int // how many there were
 	failAt        int // the store that fails, counted from 1; 0: none
@@ -45,16 +49,36 @@ type probe struct {
 	port     uint16
 }
 
+// sighting is a probe and what its addresses were when it was judged: a program reads that once.
+type sighting struct {
+	probe
+	src, dst tag
+}
+
+// sights are the outcomes that a side had, as one bit for each combination of flags.
+type sights uint8
+
+func (s sights) all() iter.Seq[outcome] {
+	return func(yield func(outcome) bool) {
+		for flags := range uint8(8) {
+			if s>>flags&1 != 0 && !yield(outcome{Flags: flags}) {
+				return
+			}
+		}
+	}
+}
+
 func newFakeIsolation(t *testing.T, s Sizes) *fakeIsolation {
 	f := &fakeIsolation{
 		t: t, clock: &clock{time.Unix(1, 0)}, grace: 3 * time.Second,
 		isolationMemory: isolationMemory{
 			subjects: heapMemory(s.Identities, 8), rulesets: heapMemory(s.Rulesets, 16),
 			nodes: heapMemory(s.PortNodes, 1024), outcomes: heapMemory(s.Outcomes, 8),
+			settings: heapMemory(1, 16),
 		},
 		numbers: map[numberKey]numberEntry{}, policy: map[policyKey]policyEntry{},
 		prefixes: map[prefixKey]prefixEntry{}, tags: map[netip.Addr]tag{},
-		raised: map[netip.Addr]int{},
+		raised: map[netip.Addr]int{}, seen: map[sighting]*[2]sights{},
 	}
 	f.limits.numbers, f.limits.policy, f.limits.prefixes = int(s.numbers()), int(s.PolicyEntries), int(s.Prefixes)
 	return f
@@ -127,27 +151,37 @@ func (f *fakeIsolation) side(subject, peer, direction uint32, p probe) outcome {
 	return *(*outcome)(f.outcomes.at(ref&^leaf, 0))
 }
 
+// sides returns what the two sides of a flow say. What is not here says yes.
+func (f *fakeIsolation) sides(p probe) (egress, ingress outcome) {
+	egress.Flags, ingress.Flags = outcomeAllow, outcomeAllow
+	if src, from := f.tags[p.src]; from {
+		egress = f.side(src.identity, f.identityOf(p.dst), directionEgress, p)
+	}
+	if dst, to := f.tags[p.dst]; to {
+		ingress = f.side(dst.identity, f.identityOf(p.src), directionIngress, p)
+	}
+	return egress, ingress
+}
+
+// together returns the verdict that the two sides make.
+func (f *fakeIsolation) together(p probe, egress, ingress outcome) bool {
+	if egress.Flags&ingress.Flags&outcomeAllow == 0 {
+		return false
+	}
+	one, two := f.tags[p.src].network, f.tags[p.dst].network
+	return one == 0 || two == 0 || one == two || (egress.Flags|ingress.Flags)&outcomeJoin != 0
+}
+
 // judge returns the verdict on a flow as programs give it.
 func (f *fakeIsolation) judge(p probe) bool {
-	src, from := f.tags[p.src]
-	dst, to := f.tags[p.dst]
-	var e, i outcome
-	if from {
-		e = f.side(src.identity, f.identityOf(p.dst), directionEgress, p)
-		if e.Flags&outcomeAllow == 0 {
-			return false
-		}
-	}
-	if to {
-		i = f.side(dst.identity, f.identityOf(p.src), directionIngress, p)
-		if i.Flags&outcomeAllow == 0 {
-			return false
-		}
-	}
-	if from && to && src.network != 0 && dst.network != 0 && src.network != dst.network {
-		return (e.Flags|i.Flags)&outcomeJoin != 0
-	}
-	return true
+	egress, ingress := f.sides(p)
+	return f.together(p, egress, ingress)
+}
+
+// lookFor has every store looked at from now on: these are the verdicts that may be met.
+func (f *fakeIsolation) lookFor(before, after map[probe]bool) {
+	f.before, f.after, f.look = before, after, true
+	clear(f.seen)
 }
 
 // see judges every probe.
@@ -157,11 +191,43 @@ func (f *fakeIsolation) see(what string, args ...any) {
 		return
 	}
 	for p, after := range f.after {
-		got, before := f.judge(p), f.before[p]
-		if got != before && got != after && (got || !f.closed) {
-			f.t.Fatalf("after %s: %+v is %t, was %t, is to be %t", fmt.Sprintf(what, args...), p, got, before, after)
+		egress, ingress := f.sides(p)
+		before := f.before[p]
+		wrong := func(egress, ingress outcome) bool {
+			got := f.together(p, egress, ingress)
+			return got != before && got != after && (got || !f.closed)
 		}
+		if wrong(egress, ingress) {
+			f.t.Fatalf("after %s: %+v is %t, was %t, is to be %t", fmt.Sprintf(what, args...), p, !before, before, after)
+		}
+		key := sighting{p, f.tags[p.src], f.tags[p.dst]}
+		seen := f.seen[key]
+		if seen == nil {
+			seen = &[2]sights{}
+			f.seen[key] = seen
+		}
+		for earlier := range seen[directionEgress].all() {
+			if wrong(earlier, ingress) {
+				f.t.Fatalf("after %s: %+v is neither what it was, %t, nor what it is to be, %t, to who read egress earlier",
+					fmt.Sprintf(what, args...), p, before, after)
+			}
+		}
+		for earlier := range seen[directionIngress].all() {
+			if wrong(egress, earlier) {
+				f.t.Fatalf("after %s: %+v is neither what it was, %t, nor what it is to be, %t, to who read ingress earlier",
+					fmt.Sprintf(what, args...), p, before, after)
+			}
+		}
+		seen[directionEgress] |= 1 << egress.Flags
+		seen[directionIngress] |= 1 << ingress.Flags
 	}
+}
+
+func (f *fakeIsolation) raiseGeneration() {
+	f.isolationMemory.raiseGeneration()
+	f.generations++
+	clear(f.seen)
+	f.see("raised generation")
 }
 
 func (f *fakeIsolation) putNumber(k numberKey, v numberEntry) error {

@@ -359,3 +359,38 @@ func TestIsolationUnsound(t *testing.T) {
 		})
 	}
 }
+
+// TestIsolationGeneration: a change of verdicts raises the generation that programs read, nothing else does,
+// and a successor goes on from there.
+func TestIsolationGeneration(t *testing.T) {
+	n := newNode(t)
+	o := n.options().isolated()
+	l := n.open(o)
+	generation := func() uint32 {
+		var s settings
+		if err := l.maps.get(sockMapSettings).Lookup(uint32(0), &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Generation
+	}
+	db := n.container(1, map[string]string{"app": "db"})
+	all := []registry.Change{registered(db), {Policy: onlyFrom("db", "db", "web")}}
+	mustSync(t, l, policyUpdate(1, true, all[0]))
+	if err := l.Attach(db); err != nil {
+		t.Fatal(err)
+	}
+	before := generation()
+	mustSync(t, l, policyUpdate(2, false, all[1]))
+	after := generation()
+	if after == before {
+		t.Errorf("generation %d after a change of verdicts, too", after)
+	}
+	mustSync(t, l, policyUpdate(3, false))
+	l.Close()
+	l = n.open(o)
+	if now := generation(); now != after {
+		t.Errorf("generation %d before the first snapshot, %d before the restart", now, after)
+	}
+	mustSync(t, l, policyUpdate(3, true, all...))
+	mustBeClean(t, l)
+}

@@ -5,7 +5,8 @@ package loader
 // nor after; nor be dropped when it may both. That is so when everywhere, first, what is no longer
 // allowed is denied, and what newly joins networks does where allowed; then what no longer joins does
 // not; and what is newly allowed is last. Entries that would go both ways take these steps one by one,
-// over rulesets of their own.
+// over rulesets of their own. No program sees more than one step while it judges a flow: each has a
+// generation.
 func (p *isolationPass) writeInSteps() {
 	plans := p.plans
 	p.plans = nil

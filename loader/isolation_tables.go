@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,9 @@ type isolationTables interface {
 	deletePolicies(keys []policyKey) (int, error)
 	// setSubject is one store to memory: it cannot fail.
 	setSubject(identity, direction, ruleset uint32)
+	// raiseGeneration has every program that is judging a flow judge it again: none that saw what was
+	// before goes by what is written from here on as well.
+	raiseGeneration()
 	putPrefix(prefixKey, prefixEntry) error
 	deletePrefix(prefixKey) error
 	// putTag switches a wired address to another identity and network, in one step.
@@ -40,14 +44,14 @@ type isolationTables interface {
 type tag struct{ identity, network uint32 }
 
 // isolationMemory is the array maps, as memory.
-type isolationMemory struct{ subjects, rulesets, nodes, outcomes *memory }
+type isolationMemory struct{ subjects, rulesets, nodes, outcomes, settings *memory }
 
 func (m *isolationMemory) subject(identity uint32) subject {
 	return subject{Ingress: m.subjects.load32(identity, 0), Egress: m.subjects.load32(identity, 4)}
 }
 
 func (m *isolationMemory) close() {
-	for _, mem := range []*memory{m.subjects, m.rulesets, m.nodes, m.outcomes} {
+	for _, mem := range []*memory{m.subjects, m.rulesets, m.nodes, m.outcomes, m.settings} {
 		mem.close()
 	}
 }
@@ -71,6 +75,10 @@ func (m *isolationMemory) setSubject(identity, direction, ruleset uint32) {
 	m.subjects.store32(identity, uintptr(direction)*4, ruleset)
 }
 
+func (m *isolationMemory) raiseGeneration() {
+	m.settings.raise(0, unsafe.Offsetof(settings{}.Generation))
+}
+
 // kernelIsolation is the real maps.
 type kernelIsolation struct {
 	isolationMemory
@@ -90,7 +98,7 @@ func newKernelIsolation(m *mapSet) (_ *kernelIsolation, err error) {
 	}
 	for name, mem := range map[string]**memory{
 		sockMapSubjects: &t.subjects, sockMapRulesets: &t.rulesets,
-		sockMapPortNodes: &t.nodes, sockMapOutcomes: &t.outcomes,
+		sockMapPortNodes: &t.nodes, sockMapOutcomes: &t.outcomes, sockMapSettings: &t.settings,
 	} {
 		if *mem, err = mapMemory(m.get(name), unix.PROT_READ|unix.PROT_WRITE); err != nil {
 			t.close()

@@ -245,12 +245,13 @@ func (w *isolationWorld) changes() []registry.Change { return make([]registry.Ch
 
 // expect notes what probes met before a change and will meet after it, and begins to look.
 func (w *isolationWorld) expect() {
-	w.before, w.after = map[probe]bool{}, map[probe]bool{}
+	before, after := map[probe]bool{}, map[probe]bool{}
 	for _, p := range w.probes {
-		w.before[p] = w.fakeIsolation.judge(p)
-		w.after[p] = w.compiler.now.judge(p, w.local)
+		before[p] = w.fakeIsolation.judge(p)
+		after[p] = w.compiler.now.judge(p, w.local)
 	}
-	w.closed, w.look = false, true
+	w.lookFor(before, after)
+	w.closed = false
 	clear(w.raised)
 	w.stores = 0
 }

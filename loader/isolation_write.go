@@ -19,8 +19,12 @@ func (w cellWrite) key() policyKey {
 }
 
 // write brings sides to their plans: entries are written, then what holds for all others, then entries
-// go. A side of which something fails is closed at once, and its plan has the error.
+// go. A side of which something fails is closed at once, and its plan has the error. No program judges a
+// flow by what was before an earlier write and by this one.
 func (p *isolationPass) write(plans []*sidePlan) {
+	if len(plans) == 0 {
+		return
+	}
 	var puts, deletes []cellWrite
 	for _, plan := range plans {
 		for peer, r := range plan.cells {
@@ -35,6 +39,7 @@ func (p *isolationPass) write(plans []*sidePlan) {
 	}
 	slices.SortFunc(puts, compareWrites)
 	slices.SortFunc(deletes, compareWrites)
+	p.tables.raiseGeneration()
 	p.putCells(puts)
 	for _, plan := range plans {
 		if plan.err != nil {

@@ -55,7 +55,7 @@ func (m *memory) store32(i uint32, offset uintptr, v uint32) {
 	atomic.StoreUint32((*uint32)(m.at(i, offset)), v)
 }
 
-// raise adds one to a 32-bit epoch. Epochs wrap; they are only ever compared for equality.
+// raise adds one to a 32-bit epoch or generation. They wrap; they are only ever compared for equality.
 func (m *memory) raise(i uint32, offset uintptr) {
 	atomic.AddUint32((*uint32)(m.at(i, offset)), 1)
 }

@@ -5,10 +5,12 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 )
 
 // slowPolicy makes each look-up in policy take some microseconds, so that what changes meanwhile is seen
@@ -137,25 +139,48 @@ func TestPolicyTornRead(t *testing.T) {
 }
 
 // TestPolicyTornSides lets sender and receiver take turns in denying, in the loader's order, while another
-// CPU sends: there is always one that denies.
+// CPU sends: there is always one that denies. The turns come so fast that both may be over between two reads
+// of one packet.
 func TestPolicyTornSides(t *testing.T) {
 	f := families()[0]
 	r := newRig(t, f, rigOptions{edit: slowPolicy(t)})
 	r.reset()
 	r.rule("A", egress, rulesetOf(allow))
 	r.rule("B", ingress, rulesetOf(deny))
+	m := &isolationMemory{subjects: r.memory("subjects"), settings: r.memory("settings")}
+	write := func(who string, direction, ruleset uint32) {
+		m.raiseGeneration()
+		m.setSubject(identities[who], direction, rulesetOf(ruleset))
+	}
 	p := packet(protoUDP, "A:1234", "B:7000").bytes(f)
 	stop := r.sendUntil(t, p, 4096)
-	for range 5000 {
-		r.rule("A", egress, rulesetOf(deny))
-		r.rule("B", ingress, rulesetOf(allow))
-		r.rule("B", ingress, rulesetOf(deny))
-		r.rule("A", egress, rulesetOf(allow))
+	for i := range 20000 {
+		write("A", egress, deny)
+		write("B", ingress, allow)
+		rest := time.Now()
+		for time.Since(rest) < time.Duration(i%40)*time.Microsecond {
+			// Long enough for one side to be read, and short enough that the other one was read before.
+		}
+		write("B", ingress, deny)
+		write("A", egress, allow)
+		for rest = time.Now(); time.Since(rest) < time.Duration(i/40%40)*time.Microsecond; {
+		}
 	}
 	stop()
 	if c := r.counters().minus(r.before); c.FlowsCreated != 0 || c.DropIngress == 0 || c.DropEgress == 0 {
 		t.Errorf("a packet passed that one side always denies: %s", show(c))
 	}
+}
+
+// memory maps one of the rig's arrays.
+func (r *rig) memory(name string) *memory {
+	r.t.Helper()
+	m, err := mapMemory(r.coll.Maps[name], unix.PROT_READ|unix.PROT_WRITE)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(m.close)
+	return m
 }
 
 // sendUntil has A send a packet, again and again, until the function that it returns is called.

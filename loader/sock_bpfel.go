@@ -253,11 +253,12 @@ type sockServiceStats struct {
 }
 
 type sockSettings struct {
-	_         structs.HostLayout
-	Sample    uint32
-	EventRate uint32
-	Audit     uint8
-	Pad       [7]uint8
+	_          structs.HostLayout
+	Sample     uint32
+	EventRate  uint32
+	Audit      uint8
+	Pad        [3]uint8
+	Generation uint32
 }
 
 type sockSockChoice struct {

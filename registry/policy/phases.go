@@ -213,7 +213,6 @@ func (e *Engine) phases(joins bool) []Delta {
 	clear(e.changes)
 	for i := range deltas {
 		sortRules(deltas[i].Rules)
-		deltas[i].Apart = i < len(deltas)-1
 	}
 	return deltas[:]
 }

@@ -86,16 +86,14 @@ type Verdicts struct {
 // A reader of the dataplane that looks while a Delta is being carried out must find, for each pair of
 // addresses, the verdict of before or the one of after. That is so when Rules come first, but for what
 // they call Gone, then Addresses and Blocks are switched over, and then the rules of Gone identities
-// go, with the entries for them that others have (Rules.Gone).
+// go, with the entries for them that others have (Rules.Gone). And no reader may judge a flow partly by what
+// was before a Delta and partly by what is after the next one: it could find both sides at their laxest.
 type Delta struct {
 	New       []Identity
 	Rules     []Rules
 	Addresses []AddressChange
 	Blocks    []BlockChange
 	Gone      []ID // no address has it any more
-	// Apart: no flow may be judged partly before this Delta and partly after the next one, as both sides
-	// of it could be found at their laxest.
-	Apart bool
 }
 
 // Rules are the changes of one identity's verdicts in one direction, to be made in this order: Set,

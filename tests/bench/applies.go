@@ -11,8 +11,7 @@ import (
 
 // applies measures from sending a changed policy to the answer that the maps of the node hold it, and
 // its containers' flows have been told: registry, compiler and all. The second kind of change makes one
-// direction stricter and the other laxer, so that the loader has to wait in between for judgements that
-// are under way.
+// direction stricter and the other laxer, which takes the loader several steps.
 func applies(ctx context.Context, node *nstest.Node, rounds int) error {
 	fmt.Println()
 	for _, kind := range []struct {
