@@ -60,4 +60,10 @@ type ServiceRequest struct {
 	// already has, then those of the cluster's ranges.
 	Families []Family
 	Policy   FamilyPolicy
+	// NoNodePorts gives a port of a load balancer a NodePort only if it names one
+	// (allocateLoadBalancerNodePorts: false).
+	NoNodePorts bool
 }
+
+// AlgorithmAnnotation is the annotation by which a Service asks for an Algorithm.
+const AlgorithmAnnotation = "sluice.net/algorithm"

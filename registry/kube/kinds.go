@@ -5,6 +5,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
 
@@ -14,6 +15,7 @@ import (
 // The kinds of objects that Parse reads.
 const (
 	Service                    = "Service"
+	EndpointSlice              = "EndpointSlice"
 	Namespace                  = "Namespace"
 	NetworkPolicy              = "NetworkPolicy"
 	AdminNetworkPolicy         = "AdminNetworkPolicy"
@@ -21,7 +23,7 @@ const (
 )
 
 func kinds() []string {
-	return []string{Service, Namespace, NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy}
+	return []string{Service, EndpointSlice, Namespace, NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy}
 }
 
 // ID names an object. Those of the whole cluster have no namespace.
@@ -43,13 +45,17 @@ func (id ID) Policy() (registry.PolicyID, bool) {
 }
 
 // Namespaced reports whether objects of a kind lie in a namespace.
-func Namespaced(kind string) bool { return kind == Service || kind == NetworkPolicy }
+func Namespaced(kind string) bool {
+	return kind == Service || kind == EndpointSlice || kind == NetworkPolicy
+}
 
 // version returns the apiVersion of a kind, "" of an unknown one.
 func version(kind string) string {
 	switch kind {
 	case Service, Namespace:
 		return "v1"
+	case EndpointSlice:
+		return discoveryv1.SchemeGroupVersion.String()
 	case NetworkPolicy:
 		return networkingv1.SchemeGroupVersion.String()
 	case AdminNetworkPolicy, BaselineAdminNetworkPolicy:
@@ -63,6 +69,8 @@ func empty(kind string) any {
 	switch kind {
 	case Service:
 		return new(corev1.Service)
+	case EndpointSlice:
+		return new(discoveryv1.EndpointSlice)
 	case Namespace:
 		return new(corev1.Namespace)
 	case NetworkPolicy:
@@ -112,6 +120,9 @@ func (v *validator) read(decoded any, o *Object) {
 	case *corev1.Service:
 		req := v.service(d)
 		o.Service = &req
+	case *discoveryv1.EndpointSlice:
+		s := v.slice(d)
+		o.Slice = &s
 	case *corev1.Namespace:
 		n := v.namespace(d)
 		o.Namespace = &n

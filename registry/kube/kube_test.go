@@ -161,6 +161,8 @@ func roundTrip(o Object) (Object, error) {
 	switch {
 	case o.Service != nil:
 		rendered = ToService(o.Service.Service)
+	case o.Slice != nil:
+		rendered = ToSlice(*o.Slice)
 	case o.Namespace != nil:
 		rendered = ToNamespace(*o.Namespace)
 	default:
@@ -195,6 +197,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(networkPolicy("{podSelector: {matchLabels: {a: b}}, ingress: [{from: [{podSelector: {}, namespaceSelector: {}}], ports: [{port: 1, endPort: 2}, {port: http}]}], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]}")))
 	f.Add(fmt.Appendf(nil, adminTwin, AdminNetworkPolicy, true, "priority: 1", "Pass"))
 	f.Add(fmt.Appendf(nil, adminTwin, BaselineAdminNetworkPolicy, false, "", "Allow"))
+	f.Add([]byte(everything))
+	f.Add([]byte(endpoints))
 	f.Add([]byte("{apiVersion: v1, kind: Namespace, metadata: {name: x, labels: {kubernetes.io/metadata.name: x, a: b}}}"))
 	files, _ := filepath.Glob("testdata/*.yaml")
 	for _, name := range files {
@@ -244,8 +248,7 @@ func sameAgain(t *testing.T, o Object) {
 		t.Fatalf("%s does not parse once rendered: %v", o.ID(), err)
 	}
 	switch {
-	case o.Service != nil && o.Service.Policy != registry.SingleStack:
-	case o.Service != nil && !reflect.DeepEqual(again.Service.Service, o.Service.Service),
+	case o.Service != nil && !reflect.DeepEqual(again.Service.Service, o.Service.Service), !reflect.DeepEqual(again.Slice, o.Slice),
 		!reflect.DeepEqual(again.Namespace, o.Namespace), !reflect.DeepEqual(again.Policy, o.Policy):
 		t.Errorf("%+v became %+v", o, again)
 	}

@@ -6,7 +6,6 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -37,19 +36,14 @@ func (v *validator) policyHead(tier registry.Tier, m *metav1.ObjectMeta) registr
 	if len(m.Labels) > 0 {
 		p.Labels = maps.Clone(m.Labels)
 	}
-	domain, _, _ := strings.Cut(registry.AuditAnnotation, "/")
-	for _, key := range slices.Sorted(maps.Keys(m.Annotations)) {
-		value := m.Annotations[key]
-		at := join("metadata.annotations", key)
-		switch {
-		case key == registry.AuditAnnotation && value != "true" && value != "false":
-			v.fault(at, "%q: want \"true\" or \"false\"", shorten(value))
-		case key == registry.AuditAnnotation:
+	v.annotations(m.Annotations, map[string]func(at, value string){
+		registry.AuditAnnotation: func(at, value string) {
+			if value != "true" && value != "false" {
+				v.fault(at, "%q: want \"true\" or \"false\"", shorten(value))
+			}
 			p.Audit = value == "true"
-		case strings.HasPrefix(key, domain+"/"):
-			v.fault(at, "unknown annotation (did you mean %s?)", registry.AuditAnnotation)
-		}
-	}
+		},
+	})
 	return p
 }
 
@@ -211,5 +205,5 @@ func (v *validator) protocol(at string, p corev1.Protocol) registry.Protocol {
 		return registry.SCTP
 	}
 	v.fault(at, "%q: want TCP, UDP or SCTP", shorten(string(p)))
-	return registry.TCP
+	return 0
 }

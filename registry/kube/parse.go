@@ -1,5 +1,5 @@
 // Package kube reads and writes the model in the words of Kubernetes: YAML or JSON documents of services,
-// namespaces and network policies. What it cannot honour it refuses, naming field and line.
+// their slices, namespaces and network policies. What it cannot honour it refuses, naming field and line.
 package kube
 
 import (
@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+	corev1 "k8s.io/api/core/v1"
 	strictjson "sigs.k8s.io/json"
 
 	"github.com/sluice-net/sluice/registry"
@@ -17,6 +18,7 @@ import (
 // Object is what a user asks for. Exactly one of the pointers is set.
 type Object struct {
 	Service   *registry.ServiceRequest
+	Slice     *registry.Slice
 	Namespace *registry.Namespace
 	Policy    *registry.Policy
 	Document  int // from 1
@@ -30,6 +32,8 @@ func (o Object) ID() ID {
 	switch {
 	case o.Service != nil:
 		return ID{Kind: Service, Name: o.Service.Name}
+	case o.Slice != nil:
+		return ID{Kind: EndpointSlice, Name: o.Slice.Name}
 	case o.Namespace != nil:
 		return ID{Kind: Namespace, Name: registry.Name{Name: o.Namespace.Name}}
 	}
@@ -168,6 +172,9 @@ func (r *raw) object() (Object, Errors) {
 		r.fault(r.node, r.path, "%s", err)
 		return Object{}, r.faults
 	}
+	if s, ok := decoded.(*corev1.Service); ok {
+		s.Status.LoadBalancer.Ingress = r.ingress()
+	}
 	o := Object{Document: r.document, lines: r.lines, nulls: r.nulls, path: r.path}
 	v := validator{object: o}
 	v.read(decoded, &o)
@@ -190,6 +197,24 @@ func (r *raw) decode(into any) error {
 		err = strict[0]
 	}
 	return err
+}
+
+// ingress returns what a service's status says about load balancers: it is where Kubernetes keeps their
+// addresses. Whatever else stands in a status is its server's own note.
+func (r *raw) ingress() []corev1.LoadBalancerIngress {
+	list := target(lookup(lookup(lookup(r.node, "status"), "loadBalancer"), "ingress"))
+	if list.Kind != yaml.SequenceNode {
+		return nil
+	}
+	var all []corev1.LoadBalancerIngress
+	for i, n := range list.Content {
+		ip, mode := lookup(n, "ip"), corev1.LoadBalancerIPMode(text(lookup(n, "ipMode")))
+		all = append(all, corev1.LoadBalancerIngress{IP: text(ip), IPMode: &mode})
+		if ip.Line > 0 {
+			r.lines[join2(r.path, fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i))] = ip.Line + r.before
+		}
+	}
+	return all
 }
 
 // without returns a mapping that lacks a key.

@@ -1,285 +1,182 @@
 package kube
 
 import (
-	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/sluice-net/sluice/registry"
 )
 
+// The limits of sessionAffinityConfig.clientIP.timeoutSeconds, as the API server has them.
 const (
-	defaultNamespace = "default"
-	maxPorts         = 1024
+	maxAffinity     = 86400
+	defaultAffinity = uint32(corev1.DefaultClientIPServiceAffinitySeconds)
 )
-
-// validator turns a decoded object into one of the model, and notes what it cannot honour.
-type validator struct {
-	object Object
-	faults Errors
-}
-
-func (v *validator) fault(field, format string, args ...any) {
-	v.faults = append(v.faults, Error{
-		Document: v.object.Document, Line: v.object.Line(field),
-		Field: join2(v.object.path, field), Reason: fmt.Sprintf(format, args...),
-	})
-}
-
-// reasons adds what a validation function of Kubernetes says.
-func (v *validator) reasons(field, value string, reasons []string) {
-	if len(reasons) > 0 {
-		v.fault(field, "%q: %s", shorten(value), Explain(reasons))
-	}
-}
-
-// Explain joins what a validation function of Kubernetes says, and leaves out the regular
-// expressions: the examples beside them are clearer.
-func Explain(reasons []string) string {
-	list := make([]string, len(reasons))
-	for i, r := range reasons {
-		if text, _, cut := strings.Cut(r, ", regex used"); cut {
-			r = strings.ReplaceAll(text, "',  or", "', or") + ")"
-		}
-		list[i] = r
-	}
-	return strings.Join(list, "; ")
-}
 
 func (v *validator) service(s *corev1.Service) registry.ServiceRequest {
 	var req registry.ServiceRequest
 	req.Name = v.metadata(&s.ObjectMeta, true, validation.IsDNS1035Label)
-	req.Labels = maps.Clone(s.Labels)
-	v.unsupported(&s.Spec)
-	if len(s.Spec.Selector) == 0 {
-		v.fault("spec.selector", "required: a service without a selector would need endpoints written by hand, which is not supported")
+	if len(s.Labels) > 0 {
+		req.Labels = maps.Clone(s.Labels)
 	}
+	v.serviceAnnotations(s.Annotations, &req)
 	v.labels("spec.selector", s.Spec.Selector)
-	req.Selector = maps.Clone(s.Spec.Selector)
+	if len(s.Spec.Selector) > 0 {
+		req.Selector = maps.Clone(s.Spec.Selector)
+	}
+	req.PublishNotReady = s.Spec.PublishNotReadyAddresses
+	v.serviceType(&s.Spec, &req)
 	v.addresses(&s.Spec, &req)
+	v.external(s, &req)
 	v.ports(&s.Spec, &req)
+	v.affinity(&s.Spec, &req)
+	v.traffic(&s.Spec, &req)
+	v.unsupported(&s.Spec)
 	return req
 }
 
-// metadata reads an object's name and checks what else is said about the object.
-func (v *validator) metadata(m *metav1.ObjectMeta, namespaced bool, validName func(string) []string) registry.Name {
-	n := registry.Name{Namespace: m.Namespace, Name: m.Name}
-	switch {
-	case !namespaced && n.Namespace != "":
-		v.fault("metadata.namespace", "not allowed: objects of this kind are the whole cluster's")
-	case namespaced && n.Namespace == "":
-		n.Namespace = defaultNamespace
-	case namespaced:
-		v.reasons("metadata.namespace", n.Namespace, validation.IsDNS1123Label(n.Namespace))
+func (v *validator) serviceAnnotations(set map[string]string, req *registry.ServiceRequest) {
+	topology := func(at, value string) {
+		if !strings.EqualFold(value, "disabled") && value != "" {
+			v.fault(at, "%q is not supported: want spec.trafficDistribution: %s", shorten(value), registry.PreferSameZone)
+		}
 	}
-	switch {
-	case m.GenerateName != "":
-		v.fault("metadata.generateName", "not supported: give metadata.name")
-	case m.Name == "":
-		v.fault("metadata.name", "required")
-	default:
-		v.reasons("metadata.name", m.Name, validName(m.Name))
-	}
-	if len(m.Finalizers) > 0 {
-		v.fault("metadata.finalizers", "not supported")
-	}
-	v.labels("metadata.labels", m.Labels)
-	return n
+	v.annotations(set, map[string]func(at, value string){
+		registry.AlgorithmAnnotation: func(at, value string) {
+			a := registry.Algorithm(value)
+			if !slices.Contains(registry.Algorithms(), a) {
+				v.fault(at, "%q: want %s", shorten(value), or(registry.Algorithms()))
+				return
+			}
+			req.Algorithm = a
+		},
+		corev1.AnnotationTopologyMode:                 topology,
+		corev1.DeprecatedAnnotationTopologyAwareHints: topology,
+	})
 }
 
-func (v *validator) labels(field string, set map[string]string) {
-	for _, k := range slices.Sorted(maps.Keys(set)) {
-		at := join(field, k)
-		v.reasons(at, k, validation.IsQualifiedName(k))
-		v.reasons(at, set[k], validation.IsValidLabelValue(set[k]))
+// or lists words: a, b or c.
+func or[T ~string](words []T) string {
+	var text strings.Builder
+	for i, w := range words {
+		switch {
+		case i > 0 && i == len(words)-1:
+			text.WriteString(" or ")
+		case i > 0:
+			text.WriteString(", ")
+		}
+		text.WriteString(string(w))
+	}
+	return text.String()
+}
+
+// serviceType reads type and externalName.
+func (v *validator) serviceType(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
+	switch s.Type {
+	case "", corev1.ServiceTypeClusterIP:
+	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName:
+		req.Type = registry.ServiceType(s.Type)
+	default:
+		v.fault("spec.type", "%q: want ClusterIP, NodePort, LoadBalancer or ExternalName", shorten(string(s.Type)))
+	}
+	const field = "spec.externalName"
+	// A dot at the end says that the name is complete, as in DNS.
+	switch name := strings.TrimSuffix(s.ExternalName, "."); {
+	case req.Type != registry.TypeExternalName && s.ExternalName != "":
+		v.fault(field, "not allowed for type %s: only for ExternalName", typeName(req.Type))
+	case req.Type == registry.TypeExternalName && name == "":
+		v.fault(field, "required for type ExternalName: the DNS name that the service stands for")
+	case req.Type == registry.TypeExternalName:
+		v.reasons(field, s.ExternalName, validation.IsDNS1123Subdomain(name))
+		req.ExternalName = s.ExternalName
+	}
+}
+
+// typeName is a service type's name as Kubernetes shows it.
+func typeName(t registry.ServiceType) string {
+	if t == registry.TypeClusterIP {
+		return string(corev1.ServiceTypeClusterIP)
+	}
+	return string(t)
+}
+
+// hasNodePorts reports whether services of a type can be reached at the nodes' own addresses.
+func hasNodePorts(t registry.ServiceType) bool {
+	return t == registry.TypeNodePort || t == registry.TypeLoadBalancer
+}
+
+// affinity reads sessionAffinity and sessionAffinityConfig.
+func (v *validator) affinity(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
+	config := s.SessionAffinityConfig
+	switch s.SessionAffinity {
+	case "", corev1.ServiceAffinityNone:
+		if config != nil {
+			v.fault("spec.sessionAffinityConfig", "not allowed when spec.sessionAffinity is None: want ClientIP there")
+		}
+		return
+	case corev1.ServiceAffinityClientIP:
+	default:
+		v.fault("spec.sessionAffinity", "%q: want None or ClientIP", shorten(string(s.SessionAffinity)))
+		return
+	}
+	req.AffinityTimeout = defaultAffinity
+	switch {
+	case config == nil:
+	case config.ClientIP == nil:
+		v.fault("spec.sessionAffinityConfig.clientIP", "required")
+	case config.ClientIP.TimeoutSeconds == nil:
+	case *config.ClientIP.TimeoutSeconds < 1 || *config.ClientIP.TimeoutSeconds > maxAffinity:
+		v.fault("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d: want 1 to %d seconds", *config.ClientIP.TimeoutSeconds, maxAffinity)
+	default:
+		req.AffinityTimeout = uint32(*config.ClientIP.TimeoutSeconds)
+	}
+}
+
+// traffic reads internalTrafficPolicy, externalTrafficPolicy and trafficDistribution.
+func (v *validator) traffic(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
+	if p := s.InternalTrafficPolicy; p != nil {
+		switch *p {
+		case corev1.ServiceInternalTrafficPolicyCluster:
+		case corev1.ServiceInternalTrafficPolicyLocal:
+			req.InternalLocal = true
+		default:
+			v.fault("spec.internalTrafficPolicy", "%q: want Cluster or Local", shorten(string(*p)))
+		}
+	}
+	switch p := s.ExternalTrafficPolicy; {
+	case p == "":
+	case p != corev1.ServiceExternalTrafficPolicyCluster && p != corev1.ServiceExternalTrafficPolicyLocal:
+		v.fault("spec.externalTrafficPolicy", "%q: want Cluster or Local", shorten(string(p)))
+	case !hasNodePorts(req.Type) && len(req.ExternalIPs) == 0:
+		v.fault("spec.externalTrafficPolicy", "not allowed: nothing outside of the cluster reaches a service of type %s without externalIPs", typeName(req.Type))
+	default:
+		req.ExternalLocal = p == corev1.ServiceExternalTrafficPolicyLocal
+	}
+	if d := s.TrafficDistribution; d != nil {
+		switch *d {
+		case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+			req.Distribution = registry.PreferSameZone
+		case corev1.ServiceTrafficDistributionPreferSameNode:
+			req.Distribution = registry.PreferSameNode
+		default:
+			v.fault("spec.trafficDistribution", "%q: want PreferSameZone, PreferSameNode or PreferClose", shorten(*d))
+		}
 	}
 }
 
 // unsupported refuses what Kubernetes knows and this system does not do.
 func (v *validator) unsupported(s *corev1.ServiceSpec) {
-	refuse := func(set bool, field, format string, args ...any) {
-		if set {
-			v.fault(field, format, args...)
-		}
+	if len(s.LoadBalancerSourceRanges) > 0 {
+		v.fault("spec.loadBalancerSourceRanges", "not supported: it is about clients outside of the cluster; a NetworkPolicy says whom containers take traffic from")
 	}
-	switch s.Type {
-	case "", corev1.ServiceTypeClusterIP:
-	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName:
-		v.fault("spec.type", "%s is not supported: want ClusterIP", s.Type)
-	default:
-		v.fault("spec.type", "%q: want ClusterIP", shorten(string(s.Type)))
+	if s.LoadBalancerClass != nil {
+		v.fault("spec.loadBalancerClass", "not supported: no one here gives out addresses of load balancers; name them in spec.loadBalancerIP or status.loadBalancer.ingress")
 	}
-	const no = "not supported"
-	refuse(len(s.ExternalIPs) > 0, "spec.externalIPs", no)
-	refuse(s.ExternalName != "", "spec.externalName", no)
-	refuse(s.LoadBalancerIP != "", "spec.loadBalancerIP", no)
-	refuse(len(s.LoadBalancerSourceRanges) > 0, "spec.loadBalancerSourceRanges", no)
-	refuse(s.LoadBalancerClass != nil, "spec.loadBalancerClass", no)
-	refuse(s.AllocateLoadBalancerNodePorts != nil, "spec.allocateLoadBalancerNodePorts", no)
-	refuse(s.ExternalTrafficPolicy != "", "spec.externalTrafficPolicy", no)
-	refuse(s.HealthCheckNodePort != 0, "spec.healthCheckNodePort", no)
-	refuse(s.TrafficDistribution != nil, "spec.trafficDistribution", no)
-	refuse(s.SessionAffinityConfig != nil, "spec.sessionAffinityConfig", no)
-	refuse(s.SessionAffinity != "" && s.SessionAffinity != corev1.ServiceAffinityNone,
-		"spec.sessionAffinity", "%s is not supported: want None", shorten(string(s.SessionAffinity)))
-	if p := s.InternalTrafficPolicy; p != nil {
-		refuse(*p != corev1.ServiceInternalTrafficPolicyCluster,
-			"spec.internalTrafficPolicy", "%s is not supported: want Cluster", shorten(string(*p)))
+	if s.HealthCheckNodePort != 0 {
+		v.fault("spec.healthCheckNodePort", "not supported: the node answers no health checks of load balancers")
 	}
-}
-
-// addresses reads clusterIP, clusterIPs, ipFamilies and ipFamilyPolicy.
-func (v *validator) addresses(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
-	wanted, field := s.ClusterIPs, "spec.clusterIPs"
-	if len(wanted) == 0 && s.ClusterIP != "" {
-		wanted = []string{s.ClusterIP}
-		field = "spec.clusterIP"
-	} else if len(wanted) > 0 && s.ClusterIP != "" && s.ClusterIP != wanted[0] {
-		v.fault("spec.clusterIPs[0]", "%q differs from spec.clusterIP %q", shorten(wanted[0]), shorten(s.ClusterIP))
-	}
-	v.families(s, req)
-	if len(wanted) == 1 && wanted[0] == corev1.ClusterIPNone {
-		req.Headless = true
-		return
-	}
-	if len(wanted) > 2 {
-		v.fault(field, "%d addresses: want at most one of each IP family", len(wanted))
-		return
-	}
-	for i, text := range wanted {
-		at := field
-		if field == "spec.clusterIPs" {
-			at = fmt.Sprintf("%s[%d]", field, i)
-		}
-		a, err := netip.ParseAddr(text)
-		switch {
-		case err != nil || a.Zone() != "" || a.Is4In6():
-			v.fault(at, "%q is not an IP address", shorten(text))
-			continue
-		case i < len(req.Families) && req.Families[i] != registry.FamilyOf(a):
-			v.fault(at, "%s is not of the family %s that spec.ipFamilies[%d] asks for", a, req.Families[i], i)
-		case i > 0 && len(req.VIPs) > 0 && registry.FamilyOf(req.VIPs[0]) == registry.FamilyOf(a):
-			v.fault(at, "%s and %s are of one IP family", req.VIPs[0], a)
-		}
-		req.VIPs = append(req.VIPs, a)
-	}
-	v.policy(s, req)
-}
-
-func (v *validator) families(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
-	for i, f := range s.IPFamilies {
-		at := fmt.Sprintf("spec.ipFamilies[%d]", i)
-		var family registry.Family
-		switch f {
-		case corev1.IPv4Protocol:
-			family = registry.IPv4
-		case corev1.IPv6Protocol:
-			family = registry.IPv6
-		default:
-			v.fault(at, "%q: want IPv4 or IPv6", shorten(string(f)))
-			continue
-		}
-		if slices.Contains(req.Families, family) {
-			v.fault(at, "%s is given twice", family)
-			continue
-		}
-		req.Families = append(req.Families, family)
-	}
-}
-
-// policy reads ipFamilyPolicy. Two addresses or families without a policy mean both, as in
-// Kubernetes.
-func (v *validator) policy(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
-	two := len(req.VIPs) > 1 || len(req.Families) > 1
-	if s.IPFamilyPolicy == nil {
-		if two {
-			req.Policy = registry.RequireDualStack
-		}
-		return
-	}
-	switch *s.IPFamilyPolicy {
-	case corev1.IPFamilyPolicySingleStack:
-		if two {
-			v.fault("spec.ipFamilyPolicy", "SingleStack allows one IP family; want PreferDualStack or RequireDualStack for two")
-		}
-	case corev1.IPFamilyPolicyPreferDualStack:
-		req.Policy = registry.PreferDualStack
-	case corev1.IPFamilyPolicyRequireDualStack:
-		req.Policy = registry.RequireDualStack
-	default:
-		v.fault("spec.ipFamilyPolicy", "%q: want SingleStack, PreferDualStack or RequireDualStack", shorten(string(*s.IPFamilyPolicy)))
-	}
-}
-
-func (v *validator) ports(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
-	switch {
-	case len(s.Ports) == 0 && !req.Headless:
-		v.fault("spec.ports", "required")
-	case len(s.Ports) > maxPorts:
-		v.fault("spec.ports", "%d ports, more than the %d allowed", len(s.Ports), maxPorts)
-		return
-	}
-	type pair struct {
-		port     int32
-		protocol registry.Protocol
-	}
-	names, pairs := map[string]bool{}, map[pair]bool{}
-	for i := range s.Ports {
-		at := fmt.Sprintf("spec.ports[%d]", i)
-		p := &s.Ports[i]
-		out := v.port(at, p)
-		switch {
-		case p.Name == "" && len(s.Ports) > 1:
-			v.fault(at+".name", "required when there are several ports")
-		case p.Name != "" && names[p.Name]:
-			v.fault(at+".name", "%q is given twice", p.Name)
-		}
-		key := pair{p.Port, out.Protocol}
-		if pairs[key] {
-			v.fault(at+".port", "port %d/%s is given twice", p.Port, out.Protocol)
-		}
-		names[p.Name], pairs[key] = true, true
-		req.Ports = append(req.Ports, out)
-	}
-}
-
-func (v *validator) port(at string, p *corev1.ServicePort) registry.ServicePort {
-	out := registry.ServicePort{Name: p.Name, Port: uint16(p.Port), TargetPort: uint16(p.Port)}
-	if p.Name != "" {
-		v.reasons(at+".name", p.Name, validation.IsDNS1123Label(p.Name))
-	}
-	if len(validation.IsValidPortNum(int(p.Port))) > 0 {
-		v.fault(at+".port", "%d: want a number from 1 to 65535", p.Port)
-	}
-	switch p.Protocol {
-	case "", corev1.ProtocolTCP:
-		out.Protocol = registry.TCP
-	case corev1.ProtocolUDP:
-		out.Protocol = registry.UDP
-	case corev1.ProtocolSCTP:
-		out.Protocol = registry.SCTP
-	default:
-		v.fault(at+".protocol", "%q: want TCP, UDP or SCTP", shorten(string(p.Protocol)))
-	}
-	switch t := p.TargetPort; {
-	case t.Type == intstr.String && t.StrVal != "":
-		v.reasons(at+".targetPort", t.StrVal, validation.IsValidPortName(t.StrVal))
-		out.TargetPort, out.TargetName = 0, t.StrVal
-	case t.Type == intstr.Int && t.IntVal != 0:
-		if len(validation.IsValidPortNum(int(t.IntVal))) > 0 {
-			v.fault(at+".targetPort", "%d: want a number from 1 to 65535, or a name", t.IntVal)
-		}
-		out.TargetPort = uint16(t.IntVal)
-	}
-	if p.NodePort != 0 {
-		v.fault(at+".nodePort", "not supported")
-	}
-	return out
 }
