@@ -95,6 +95,26 @@ func (c *Client) KubernetesService(ctx context.Context, n registry.Name) (object
 	return object, err
 }
 
+// Slices returns the slices of a namespace, or with "" of all, sorted by name.
+func (c *Client) Slices(ctx context.Context, namespace string) ([]registry.Slice, error) {
+	var l List[registry.Slice]
+	err := c.do(ctx, http.MethodGet, "/v1/endpointslices?namespace="+url.QueryEscape(namespace), nil, &l)
+	return l.Items, err
+}
+
+// KubernetesSlices returns the same as Kubernetes objects in JSON.
+func (c *Client) KubernetesSlices(ctx context.Context, namespace string) ([]json.RawMessage, error) {
+	var l List[json.RawMessage]
+	err := c.do(ctx, http.MethodGet, "/v1/endpointslices?as=kubernetes&namespace="+url.QueryEscape(namespace), nil, &l)
+	return l.Items, err
+}
+
+// DeleteSlice deletes one slice.
+func (c *Client) DeleteSlice(ctx context.Context, n registry.Name) (r Results, err error) {
+	err = c.do(ctx, http.MethodDelete, "/v1/endpointslices/"+url.PathEscape(n.Namespace)+"/"+url.PathEscape(n.Name), nil, &r)
+	return r, err
+}
+
 // Policies returns the policies of a namespace, or with "" of all, and those of the whole cluster, in the
 // order in which they are asked. With containers each says which ones it is about.
 func (c *Client) Policies(ctx context.Context, namespace string, containers bool) ([]Policy, error) {

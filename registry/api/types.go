@@ -131,7 +131,7 @@ type Result struct {
 }
 
 // Results is the answer to POST /v1/apply, /v1/delete, /v1/endpoints/label and to
-// DELETE /v1/services/NAMESPACE/NAME, /v1/policies/KIND/[NAMESPACE/]NAME and /v1/namespaces/NAME.
+// DELETE /v1/services/NAMESPACE/NAME, /v1/endpointslices/NAMESPACE/NAME, /v1/policies/KIND/[NAMESPACE/]NAME and /v1/namespaces/NAME.
 type Results struct {
 	Results []Result `json:"results"`
 	// Synced is set when this node's maps reflect what was written.

@@ -16,6 +16,10 @@ func change(k, v []byte) (c registry.Change, ok bool, err error) {
 		c.Service, err = object(k, v, servicePrefix, decodeService, func(s *registry.Service, parts []string) bool {
 			return fill(parts, &s.Namespace, &s.Name.Name)
 		})
+	case strings.HasPrefix(name, slicePrefix):
+		c.Slice, err = object(k, v, slicePrefix, decodeSlice, func(s *registry.Slice, parts []string) bool {
+			return fill(parts, &s.Namespace, &s.Name.Name)
+		})
 	case strings.HasPrefix(name, endpointPrefix):
 		var r *endpointRecord
 		r, err = object(k, v, endpointPrefix, decodeEndpoint, func(r *endpointRecord, parts []string) bool {

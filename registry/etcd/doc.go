@@ -4,6 +4,7 @@
 // Keys, all below /sluice/v1/, with JSON values:
 //
 //	services/NAMESPACE/NAME            a service with its VIPs
+//	slices/NAMESPACE/NAME              backends of a service that are listed, not selected
 //	vips/ADDRESS                       the name of the service that owns the address
 //	endpoints/NODE/CONTAINER/INTERFACE a wired container interface
 //	nodes/NAME                         a node

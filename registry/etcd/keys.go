@@ -21,6 +21,7 @@ const (
 	nodePrefix      = prefix + "nodes/"
 	namespacePrefix = prefix + "namespaces/"
 	policyPrefix    = prefix + "policies/"
+	slicePrefix     = prefix + "slices/"
 	maxSegment      = 253       // bytes of one part of a key
 	maxValue        = 256 << 10 // bytes of one value
 	maxVIPs         = 2
@@ -43,6 +44,8 @@ func key(prefix string, parts ...string) (string, error) {
 }
 
 func serviceKey(n registry.Name) (string, error) { return key(servicePrefix, n.Namespace, n.Name) }
+
+func sliceKey(n registry.Name) (string, error) { return key(slicePrefix, n.Namespace, n.Name) }
 
 func vipKey(a netip.Addr) string { return vipPrefix + a.Unmap().String() }
 
@@ -123,6 +126,19 @@ func decodeService(k, v []byte) (registry.Service, error) {
 	return s, validAddrs(s.VIPs)
 }
 
+// decodeSlice is strict: a condition that is not known, as it is a newer agent's, may say that an endpoint takes
+// no traffic.
+func decodeSlice(k, v []byte) (registry.Slice, error) {
+	var s registry.Slice
+	if err := decodeStrictly(v, &s); err != nil {
+		return s, err
+	}
+	if want, err := sliceKey(s.Name); err != nil || want != string(k) {
+		return s, fmt.Errorf("value names slice %q", s.Name)
+	}
+	return s, s.Validate()
+}
+
 func decodeEndpoint(k, v []byte) (endpointRecord, error) {
 	var r endpointRecord
 	if err := decode(v, &r); err != nil {
@@ -174,7 +190,7 @@ func decode(v []byte, into any) error {
 	return json.Unmarshal(v, into)
 }
 
-// decodeStrictly is decode for what isolates: a field that is not known, as it is a newer agent's, or
+// decodeStrictly is decode for what keeps traffic away: a field that is not known, as it is a newer agent's, or
 // misspelt, may have been there to narrow what is allowed. Without it the rest would mean more.
 func decodeStrictly(v []byte, into any) error {
 	if len(v) > maxValue {

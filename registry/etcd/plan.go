@@ -16,8 +16,14 @@ type wanted struct {
 
 // plan decides which VIPs a service is to have. old is the service as stored, or empty.
 func (s *Store) plan(req registry.ServiceRequest, old registry.Service) ([]wanted, error) {
-	exists := old.Name != registry.Name{}
-	if exists && old.Headless != req.Headless {
+	if req.Type == registry.TypeExternalName {
+		if len(req.VIPs) > 0 {
+			return nil, fmt.Errorf("%w: an ExternalName has no VIP", registry.ErrInvalid)
+		}
+		return nil, nil
+	}
+	hasAddresses := old.Name != registry.Name{} && old.Type != registry.TypeExternalName
+	if hasAddresses && old.Headless != req.Headless {
 		return nil, fmt.Errorf("%w: the service was made with headless=%t; delete it first", registry.ErrVIPImmutable, old.Headless)
 	}
 	if req.Headless {

@@ -22,7 +22,7 @@ type write struct {
 	deleted    bool
 }
 
-// Commit writes and deletes namespaces and policies, all in one transaction: whoever watches gets them in
+// Commit writes and deletes slices, namespaces and policies, all in one transaction: whoever watches gets them in
 // one batch, and what is denied before and after them all is denied in between. What stands there as it
 // is to be is left alone. It returns what became of each, and the revision from which on all are known.
 // The error wraps registry.ErrInvalid when the store does not take one of them, or not so many at once.
@@ -155,7 +155,7 @@ func encodeAll(changes []registry.Change) ([]write, error) {
 		writes[i] = w
 	}
 	if len(writes) > maxTogether || total > maxTogetherBytes {
-		return nil, fmt.Errorf("%w: %d policies and namespaces with %d bytes: at most %d with %d bytes can change at once, give them in several inputs",
+		return nil, fmt.Errorf("%w: %d slices, policies and namespaces with %d bytes: at most %d with %d bytes can change at once, give them in several inputs",
 			registry.ErrInvalid, len(writes), total, maxTogether, maxTogetherBytes)
 	}
 	return writes, nil
@@ -168,11 +168,14 @@ func encodeChange(c registry.Change) (w write, err error) {
 	case c.Policy != nil:
 		what, object = c.Policy.PolicyID.String(), c.Policy
 		w.key, err = policyKey(c.Policy.PolicyID)
+	case c.Slice != nil:
+		what, object = "slice "+c.Slice.Name.String(), c.Slice
+		w.key, err = sliceKey(c.Slice.Name)
 	case c.Namespace != nil:
 		what, object = "namespace "+c.Namespace.Name, c.Namespace
 		w.key, err = namespaceKey(c.Namespace.Name)
 	default:
-		return w, fmt.Errorf("%w: neither a policy nor a namespace", registry.ErrInvalid)
+		return w, fmt.Errorf("%w: none of slice, policy and namespace", registry.ErrInvalid)
 	}
 	if w.deleted = c.Deleted; err == nil && !w.deleted {
 		if w.value, err = encode(object); err == nil {

@@ -252,6 +252,11 @@ func sameAgain(t *testing.T, o Object) {
 		!reflect.DeepEqual(again.Namespace, o.Namespace), !reflect.DeepEqual(again.Policy, o.Policy):
 		t.Errorf("%+v became %+v", o, again)
 	}
+	if o.Slice != nil {
+		if err := o.Slice.Validate(); err != nil {
+			t.Errorf("%s is taken, but not valid: %v", o.ID(), err)
+		}
+	}
 	if o.Policy == nil {
 		return
 	}

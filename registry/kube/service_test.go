@@ -150,13 +150,13 @@ func TestParseSlices(t *testing.T) {
 }
 
 func TestParseSliceBounds(t *testing.T) {
-	for _, n := range []int{maxEndpoints, maxEndpoints + 1} {
+	for _, n := range []int{registry.MaxSliceEndpoints, registry.MaxSliceEndpoints + 1} {
 		text := "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, labels: {kubernetes.io/service-name: x}}, addressType: IPv4, ports: [], endpoints: ["
 		for i := range n {
 			text += fmt.Sprintf("{addresses: [10.0.%d.%d]},", i/250, i%250+1)
 		}
 		objects, err := Parse([]byte(text + "]}"))
-		if (err == nil) != (n <= maxEndpoints) {
+		if (err == nil) != (n <= registry.MaxSliceEndpoints) {
 			t.Errorf("%d endpoints: %v", n, err)
 		}
 		for _, o := range objects {

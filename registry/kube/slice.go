@@ -13,13 +13,6 @@ import (
 	"github.com/sluice-net/sluice/registry"
 )
 
-// The limits of an EndpointSlice, as the API server has them; it allows more ports.
-const (
-	maxEndpoints  = 1000
-	maxAddresses  = 100 // of an endpoint
-	maxSlicePorts = 100
-)
-
 // slice reads an EndpointSlice. Its hints are a controller's advice to kube-proxy and are not looked at:
 // trafficDistribution of the service is followed directly.
 func (v *validator) slice(s *discoveryv1.EndpointSlice) registry.Slice {
@@ -54,8 +47,8 @@ func (v *validator) slice(s *discoveryv1.EndpointSlice) registry.Slice {
 		v.fault("addressType", "%q: want IPv4 or IPv6", shorten(string(s.AddressType)))
 	}
 	out.Ports = v.slicePorts(s.Ports)
-	if len(s.Endpoints) > maxEndpoints {
-		v.fault("endpoints", "%d endpoints, more than the %d allowed: make several slices", len(s.Endpoints), maxEndpoints)
+	if len(s.Endpoints) > registry.MaxSliceEndpoints {
+		v.fault("endpoints", "%d endpoints, more than the %d allowed: make several slices", len(s.Endpoints), registry.MaxSliceEndpoints)
 		return out
 	}
 	for i := range s.Endpoints {
@@ -90,8 +83,8 @@ func (v *validator) sliceEndpoint(at string, e *discoveryv1.Endpoint, family reg
 	switch n := len(e.Addresses); {
 	case n == 0:
 		v.fault(at+".addresses", "required: at least one")
-	case n > maxAddresses:
-		v.fault(at+".addresses", "%d addresses, more than the %d allowed", n, maxAddresses)
+	case n > registry.MaxSliceAddresses:
+		v.fault(at+".addresses", "%d addresses, more than the %d allowed", n, registry.MaxSliceAddresses)
 		return out
 	}
 	for i, text := range e.Addresses {
@@ -112,8 +105,8 @@ func (v *validator) sliceAddress(at, text string, family registry.Family) (netip
 }
 
 func (v *validator) slicePorts(ports []discoveryv1.EndpointPort) []registry.EndpointPort {
-	if len(ports) > maxSlicePorts {
-		v.fault("ports", "%d ports, more than the %d allowed", len(ports), maxSlicePorts)
+	if len(ports) > registry.MaxSlicePorts {
+		v.fault("ports", "%d ports, more than the %d allowed", len(ports), registry.MaxSlicePorts)
 		return nil
 	}
 	var list []registry.EndpointPort

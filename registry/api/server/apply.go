@@ -1,10 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,7 +16,7 @@ import (
 )
 
 // apply writes all objects of the body, or none: nothing is written before every one of them has
-// been found good. Namespaces and policies change all at once, and before the services.
+// been found good. Slices, namespaces and policies change all at once, and before the services.
 func (s *Server) apply(r *http.Request) (any, error) {
 	body, err := readBody(r, MaxBody)
 	if err != nil {
@@ -64,7 +65,7 @@ func (s *Server) commit(ctx context.Context, objects []kube.Object, results []ap
 	var places []int
 	for i, o := range objects {
 		if o.Service == nil {
-			changes = append(changes, registry.Change{Namespace: o.Namespace, Policy: o.Policy})
+			changes = append(changes, registry.Change{Slice: o.Slice, Namespace: o.Namespace, Policy: o.Policy})
 			places = append(places, i)
 		}
 	}
@@ -94,7 +95,7 @@ func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]*regist
 		if o.Service != nil {
 			before[i], err = s.checkService(ctx, o.Service, owners)
 		} else {
-			err = s.Store.Check(registry.Change{Namespace: o.Namespace, Policy: o.Policy})
+			err = s.Store.Check(registry.Change{Slice: o.Slice, Namespace: o.Namespace, Policy: o.Policy})
 		}
 		if err == nil {
 			continue
@@ -165,6 +166,8 @@ func refusal(o kube.Object, err error) *api.Error {
 	}
 	noun := "service"
 	switch {
+	case o.Slice != nil:
+		noun = "slice"
 	case o.Policy != nil:
 		noun = "policy"
 	case o.Namespace != nil:
@@ -176,9 +179,14 @@ func refusal(o kube.Object, err error) *api.Error {
 	}
 }
 
+// equal compares services as they are stored.
 func equal(a, b registry.Service) bool {
-	return a.Name == b.Name && a.Headless == b.Headless && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Ports, b.Ports) &&
-		maps.Equal(a.Selector, b.Selector) && maps.Equal(a.Labels, b.Labels)
+	before, err := json.Marshal(a)
+	if err != nil {
+		return false
+	}
+	after, err := json.Marshal(b)
+	return err == nil && bytes.Equal(before, after)
 }
 
 func (s *Server) deleteDocuments(r *http.Request) (any, error) {
@@ -245,6 +253,9 @@ func (s *Server) remove(ctx context.Context, ids []kube.ID, results []api.Result
 func deletion(id kube.ID) registry.Change {
 	if policy, ok := id.Policy(); ok {
 		return registry.Change{Policy: &registry.Policy{PolicyID: policy}, Deleted: true}
+	}
+	if id.Kind == kube.EndpointSlice {
+		return registry.Change{Slice: &registry.Slice{Name: id.Name}, Deleted: true}
 	}
 	return registry.Change{Namespace: &registry.Namespace{Name: id.Name.Name}, Deleted: true}
 }

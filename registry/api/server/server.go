@@ -33,7 +33,7 @@ type Store interface {
 	DeleteService(context.Context, registry.Name) (int64, error)
 	// Check says whether Commit would take a change by itself.
 	Check(registry.Change) error
-	// Commit writes and deletes namespaces and policies, all or none, and says what became of each.
+	// Commit writes and deletes slices, namespaces and policies, all or none, and says what became of each.
 	Commit(context.Context, []registry.Change) ([]registry.Outcome, int64, error)
 	LabelEndpoint(ctx context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error)
 }
@@ -85,6 +85,8 @@ func New(o Options) *Server {
 	s.handle("GET /v1/services", s.services)
 	s.handle("GET /v1/services/{namespace}/{name}", s.service)
 	s.handle("DELETE /v1/services/{namespace}/{name}", s.deleteService)
+	s.handle("GET /v1/endpointslices", s.slices)
+	s.handle("DELETE /v1/endpointslices/{namespace}/{name}", s.deleteSlice)
 	s.handle("GET /v1/policies", s.policies)
 	s.handle("DELETE /v1/policies/{kind}/{name}", s.deletePolicy)
 	s.handle("DELETE /v1/policies/{kind}/{namespace}/{name}", s.deletePolicy)
