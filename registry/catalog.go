@@ -1,50 +1,62 @@
 package registry
 
 import (
-	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 )
 
-// Catalog is a copy of the registry in memory, with the services' selectors resolved to backends.
+// Catalog is a copy of the registry in memory, with its services resolved to backends as one node sees them.
 // Applying a batch costs work in proportion to what the batch changes, not to what there is.
 //
 // One goroutine applies; any number may read meanwhile. What the accessors return is shared and
 // must not be modified.
 type Catalog struct {
+	node string // whose view it is; "": nobody's
+
 	mu        sync.RWMutex
 	revision  int64
 	synced    bool
 	services  map[Name]*catalogService
 	endpoints map[EndpointID]*catalogEndpoint
-	slices    map[Name]Slice
 	nodes     map[string]Node
 	selectors selectorIndex
+	slices    sliceIndex
+	topology  topologyIndex
+	nodePorts map[*catalogService]struct{} // services that have any
 	isolation isolationIndex
 
-	// claims holds, per frontend, whoever wants it. Stores give an address to one service only; if
-	// foreign data says otherwise, the service first by name has it.
-	claims    map[Frontend][]*claim
-	published map[Frontend]Resolved // as the updates so far have told
-	dirty     map[Frontend]struct{} // to be compared with published
+	frontends map[Frontend]*frontend
+	dirty     []*frontend       // to be compared with what was published
+	touched   []*catalogService // to be settled
+	scratch   []candidate
+	chosen    []Backend
 }
 
 type catalogService struct {
-	Service
-	claims  []*claim
-	members map[EndpointID]*catalogEndpoint
+	*Service
+	claims     []*claim
+	nodeClaims []*claim // of the node's own addresses
+	pools      []*pool
+	rosters    [2]roster // IPv4, IPv6
+	selected   int       // endpoints
+	touched    bool      // is in Catalog.touched
+	under      *label    // in Catalog.selectors; nil: nowhere
+	at         int       // its place there
+	onNodes    map[string]int
 }
 
 type catalogEndpoint struct {
-	Endpoint
-	services map[Name]*catalogService // that select it
+	*Endpoint
+	member   member
+	labels   []labelSpot
+	services []*catalogService // that select it
 }
 
-// NewCatalog returns an empty catalog at revision 0.
-func NewCatalog() *Catalog {
-	c := &Catalog{published: map[Frontend]Resolved{}}
+// NewCatalog returns an empty catalog at revision 0, for the view of one node. With "" no node counts as one's
+// own: no backend is local or near, and no node's address is a frontend.
+func NewCatalog(node string) *Catalog {
+	c := &Catalog{node: node, frontends: map[Frontend]*frontend{}}
 	c.clear()
 	return c
 }
@@ -52,277 +64,262 @@ func NewCatalog() *Catalog {
 func (c *Catalog) clear() {
 	c.services = map[Name]*catalogService{}
 	c.endpoints = map[EndpointID]*catalogEndpoint{}
-	c.slices = map[Name]Slice{}
 	c.nodes = map[string]Node{}
-	c.selectors = newSelectorIndex()
+	c.selectors = selectorIndex{}
+	c.slices = newSliceIndex()
+	c.topology = newTopologyIndex()
+	c.nodePorts = map[*catalogService]struct{}{}
 	c.isolation = newIsolationIndex()
-	c.claims = map[Frontend][]*claim{}
-	c.dirty = map[Frontend]struct{}{}
 }
 
 // Apply brings the catalog to the batch's revision and returns what that means for the dataplane:
-// the frontends whose backends or owner have really changed, or after a snapshot all of them.
+// the frontends whose backends, owner or settings have really changed, or after a snapshot all of them.
+// The objects of the batch become the catalog's own: nobody may modify them afterwards.
 func (c *Catalog) Apply(b Batch) Update {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if b.Snapshot {
 		c.clear()
-		for f := range c.published {
-			c.dirty[f] = struct{}{}
+		for _, f := range c.frontends {
+			f.claims = nil
+			c.soil(f)
 		}
 		c.synced = true
 	}
 	for _, change := range b.Changes {
-		switch {
-		case change.Service != nil:
-			c.applyService(change.Service, change.Deleted)
-		case change.Slice != nil:
-			c.applySlice(change.Slice, change.Deleted)
-		case change.Endpoint != nil:
-			c.applyEndpoint(change.Endpoint, change.Deleted)
-			c.isolation.applyEndpoint(change.Endpoint, change.Deleted)
-		case change.Node != nil && change.Deleted:
-			delete(c.nodes, change.Node.Name)
-		case change.Node != nil:
-			c.nodes[change.Node.Name] = *change.Node
-		case change.Namespace != nil:
-			c.isolation.applyNamespace(change.Namespace, change.Deleted)
-		case change.Policy != nil:
-			c.isolation.applyPolicy(change.Policy, change.Deleted)
-		}
+		c.apply(change)
 	}
 	c.revision = b.Revision
+	c.settle()
 	u := c.flush(b.Snapshot)
 	u.Isolation = isolationOf(b.Changes)
 	return u
 }
 
+func (c *Catalog) apply(change Change) {
+	switch {
+	case change.Service != nil:
+		c.applyService(change.Service, change.Deleted)
+	case change.Slice != nil:
+		c.applySlice(change.Slice, change.Deleted)
+	case change.Endpoint != nil:
+		c.applyEndpoint(change.Endpoint, change.Deleted)
+		c.isolation.applyEndpoint(change.Endpoint, change.Deleted)
+	case change.Node != nil:
+		c.applyNode(change.Node, change.Deleted)
+	case change.Namespace != nil:
+		c.isolation.applyNamespace(change.Namespace, change.Deleted)
+	case change.Policy != nil:
+		c.isolation.applyPolicy(change.Policy, change.Deleted)
+	}
+}
+
 // isolationOf returns the changes that concern isolation, as they are.
 func isolationOf(changes []Change) []Change {
-	var out []Change
-	for _, ch := range changes {
-		if ch.Endpoint != nil || ch.Node != nil || ch.Namespace != nil || ch.Policy != nil {
-			out = append(out, ch)
+	n := 0
+	for i := range changes {
+		if changes[i].concernsIsolation() {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := make([]Change, 0, n)
+	for i := range changes {
+		if changes[i].concernsIsolation() {
+			out = append(out, changes[i])
 		}
 	}
 	return out
 }
 
+func (ch *Change) concernsIsolation() bool {
+	return ch.Endpoint != nil || ch.Node != nil || ch.Namespace != nil || ch.Policy != nil
+}
+
 func (c *Catalog) applyService(s *Service, deleted bool) {
 	if old := c.services[s.Name]; old != nil {
-		c.selectors.removeService(&old.Service)
-		for _, e := range old.members {
-			delete(e.services, s.Name)
-		}
-		for _, cl := range old.claims {
-			c.withdraw(cl)
-		}
-		delete(c.services, s.Name)
+		c.dropService(old)
 	}
 	if deleted {
 		return
 	}
-	svc := &catalogService{Service: *s, members: map[EndpointID]*catalogEndpoint{}}
-	svc.claims = newClaims(&svc.Service)
+	svc := &catalogService{Service: s}
 	c.services[s.Name] = svc
-	c.selectors.addService(&svc.Service)
-	for id := range c.selectors.candidates(&svc.Service) {
-		if e := c.endpoints[id]; selects(&svc.Service, &e.Endpoint) {
-			svc.join(e)
+	c.selectors.addService(svc)
+	c.topology.addService(svc)
+	for _, e := range c.selectors.candidates(s) {
+		if selects(s, e.Endpoint) {
+			c.joinEndpoint(svc, e)
 		}
 	}
-	for _, cl := range svc.claims {
-		c.enter(cl)
+	for _, sl := range c.slices.of[s.Name] {
+		for _, m := range sl.members {
+			c.join(svc, m)
+		}
 	}
+	c.claimAll(svc)
+	if svc.hasNodePorts() {
+		c.nodePorts[svc] = struct{}{}
+		c.claimNodePorts(svc)
+	}
+}
+
+func (c *Catalog) dropService(s *catalogService) {
+	for _, e := range c.selectors.candidates(s.Service) {
+		if i := slices.Index(e.services, s); i >= 0 {
+			takeOut(&e.services, i)
+		}
+	}
+	c.selectors.removeService(s)
+	c.topology.removeService(s)
+	for _, cl := range s.claims {
+		c.withdraw(cl)
+	}
+	for _, cl := range s.nodeClaims {
+		c.withdraw(cl)
+	}
+	delete(c.nodePorts, s)
+	delete(c.services, s.Name)
 }
 
 func (c *Catalog) applyEndpoint(e *Endpoint, deleted bool) {
 	if old := c.endpoints[e.EndpointID]; old != nil {
-		c.selectors.removeEndpoint(&old.Endpoint)
-		for _, svc := range old.services {
-			svc.leave(old)
-			c.touch(svc)
+		c.selectors.removeEndpoint(old)
+		old.member.gone = true
+		for _, s := range old.services {
+			s.selected--
+			c.leave(s, &old.member)
 		}
 		delete(c.endpoints, e.EndpointID)
 	}
 	if deleted {
 		return
 	}
-	ep := &catalogEndpoint{Endpoint: *e, services: map[Name]*catalogService{}}
+	ep := &catalogEndpoint{Endpoint: e, member: endpointMember(e)}
 	c.endpoints[e.EndpointID] = ep
-	c.selectors.addEndpoint(&ep.Endpoint)
-	for name := range c.selectors.interested(&ep.Endpoint) {
-		if svc := c.services[name]; selects(&svc.Service, &ep.Endpoint) {
-			svc.join(ep)
-			c.touch(svc)
+	c.selectors.addEndpoint(ep)
+	// The services that stand under its labels: all that select it are among them.
+	for _, spot := range ep.labels {
+		for _, s := range spot.label.services {
+			if selects(s.Service, e) {
+				c.joinEndpoint(s, ep)
+			}
 		}
 	}
 }
 
-func (s *catalogService) join(e *catalogEndpoint) {
-	s.members[e.EndpointID] = e
-	e.services[s.Name] = s
-	for _, cl := range s.claims {
-		cl.add(&e.Endpoint)
-	}
+func (c *Catalog) joinEndpoint(s *catalogService, e *catalogEndpoint) {
+	s.selected++
+	e.services = append(e.services, s)
+	c.join(s, &e.member)
 }
 
-func (s *catalogService) leave(e *catalogEndpoint) {
-	delete(s.members, e.EndpointID)
-	delete(e.services, s.Name)
-	for _, cl := range s.claims {
-		cl.remove(&e.Endpoint)
+// join makes a member one of a service.
+func (c *Catalog) join(s *catalogService, m *member) {
+	c.topology.join(s, m)
+	ready, leaving := m.conditions(s.PublishNotReady)
+	for i, f := range [...]Family{IPv4, IPv6} {
+		if a := m.addr(f); a.IsValid() {
+			s.rosters[i].added = append(s.rosters[i].added, seat{
+				addr: a, member: m, weight: m.weight, ready: ready, leaving: leaving,
+				local: c.node != "" && m.node() == c.node, direct: m.endpoint != nil,
+			})
+		}
 	}
+	c.touch(s)
 }
 
+// leave is for a member that is gone.
+func (c *Catalog) leave(s *catalogService, m *member) {
+	c.topology.leave(s, m)
+	for i, f := range [...]Family{IPv4, IPv6} {
+		if a := m.addr(f); a.IsValid() {
+			s.rosters[i].gone = append(s.rosters[i].gone, a)
+		}
+	}
+	c.touch(s)
+}
+
+// touch has settle look at a service.
 func (c *Catalog) touch(s *catalogService) {
-	for _, cl := range s.claims {
-		if cl.touched() {
-			c.dirty[cl.Frontend] = struct{}{}
+	if !s.touched {
+		s.touched = true
+		c.touched = append(c.touched, s)
+	}
+}
+
+// settle chooses the backends of the services that were touched.
+func (c *Catalog) settle() {
+	for _, s := range c.touched {
+		s.touched = false
+		if c.services[s.Name] != s {
+			continue // replaced or deleted meanwhile
+		}
+		for i := range s.rosters {
+			s.rosters[i].settle()
+		}
+		for _, p := range s.pools {
+			c.chosen = c.choose(c.chosen[:0], s, p)
+			if !slices.Equal(p.backends, c.chosen) {
+				p.backends = slices.Clone(c.chosen)
+			}
+		}
+		for _, cl := range s.claims {
+			c.soil(cl.frontend)
+		}
+		for _, cl := range s.nodeClaims {
+			c.soil(cl.frontend)
 		}
 	}
-}
-
-func (c *Catalog) enter(cl *claim) {
-	list := append(c.claims[cl.Frontend], cl)
-	slices.SortFunc(list, func(a, b *claim) int { return CompareNames(a.service, b.service) })
-	c.claims[cl.Frontend] = list
-	c.dirty[cl.Frontend] = struct{}{}
-}
-
-func (c *Catalog) withdraw(cl *claim) {
-	list := slices.DeleteFunc(c.claims[cl.Frontend], func(o *claim) bool { return o == cl })
-	if len(list) == 0 {
-		delete(c.claims, cl.Frontend)
-	} else {
-		c.claims[cl.Frontend] = list
-	}
-	c.dirty[cl.Frontend] = struct{}{}
+	clear(c.touched)
+	c.touched = c.touched[:0]
 }
 
 // flush compares every dirty frontend with what was published of it.
 func (c *Catalog) flush(snapshot bool) Update {
 	u := Update{Revision: c.revision, Snapshot: snapshot}
-	for f := range c.dirty {
-		old, was := c.published[f]
-		list := c.claims[f]
-		for _, cl := range list {
-			cl.settle()
-		}
-		if len(list) == 0 {
-			if was {
-				delete(c.published, f)
-				u.Delete = append(u.Delete, f)
+	if snapshot {
+		u.Set = make([]Resolved, 0, len(c.frontends))
+	}
+	slices.SortFunc(c.dirty, func(a, b *frontend) int { return a.Compare(b.Frontend) })
+	for _, f := range c.dirty {
+		f.dirty = false
+		if f.claims == nil {
+			delete(c.frontends, f.Frontend)
+			if f.told && !snapshot {
+				u.Delete = append(u.Delete, f.Frontend)
 			}
 			continue
 		}
-		now := list[0].resolved()
-		if was && !snapshot && equalResolved(old, now) {
+		now := f.resolved()
+		if f.told && !snapshot && equalResolved(f.published, now) {
 			continue
 		}
-		c.published[f] = now
+		f.published, f.told = now, true
 		u.Set = append(u.Set, now)
 	}
 	clear(c.dirty)
-	if snapshot {
-		u.Delete = nil
-	}
-	slices.SortFunc(u.Set, func(a, b Resolved) int { return a.Compare(b.Frontend) })
-	slices.SortFunc(u.Delete, Frontend.Compare)
+	c.dirty = c.dirty[:0]
 	return u
 }
 
-func equalResolved(a, b Resolved) bool {
-	return a.Frontend == b.Frontend && a.Service == b.Service && a.PortName == b.PortName &&
-		slices.Equal(a.Backends, b.Backends)
+func (s *catalogService) prefers() bool {
+	return s.Distribution == PreferSameZone || s.Distribution == PreferSameNode
 }
 
-// Revision returns the revision of the last batch applied; 0 before the first.
-func (c *Catalog) Revision() int64 {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.revision
+func (s *catalogService) hasFamily(f Family) bool {
+	return slices.ContainsFunc(s.VIPs, func(a netip.Addr) bool { return usable(a, f) })
 }
 
-// Synced reports whether a snapshot has been applied: before that the catalog knows nothing.
-func (c *Catalog) Synced() bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.synced
+func (s *catalogService) hasNodePorts() bool {
+	return slices.ContainsFunc(s.Ports, func(p ServicePort) bool { return p.NodePort != 0 })
 }
 
-// Services returns all services, sorted by name.
-func (c *Catalog) Services() []Service {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	list := make([]Service, 0, len(c.services))
-	for _, s := range c.services {
-		list = append(list, s.Service)
+func (s *catalogService) roster(f Family) *roster {
+	if f == IPv4 {
+		return &s.rosters[0]
 	}
-	slices.SortFunc(list, func(a, b Service) int { return CompareNames(a.Name, b.Name) })
-	return list
-}
-
-// Service returns one service.
-func (c *Catalog) Service(n Name) (Service, bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	s, ok := c.services[n]
-	if !ok {
-		return Service{}, false
-	}
-	return s.Service, true
-}
-
-// Members returns how many endpoints a service selects.
-func (c *Catalog) Members(n Name) int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if s, ok := c.services[n]; ok {
-		return len(s.members)
-	}
-	return 0
-}
-
-// Endpoints returns all endpoints, sorted by id.
-func (c *Catalog) Endpoints() []Endpoint {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	list := make([]Endpoint, 0, len(c.endpoints))
-	for _, e := range c.endpoints {
-		list = append(list, e.Endpoint)
-	}
-	slices.SortFunc(list, func(a, b Endpoint) int { return a.Compare(b.EndpointID) })
-	return list
-}
-
-// Nodes returns all nodes, sorted by name.
-func (c *Catalog) Nodes() []Node {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(c.nodes), func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
-}
-
-// Frontends returns all frontends with their backends, sorted by address.
-func (c *Catalog) Frontends() []Resolved {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(c.published), func(a, b Resolved) int { return a.Compare(b.Frontend) })
-}
-
-// CompareNames orders names by namespace, then name.
-func CompareNames(a, b Name) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-}
-
-// Compare orders endpoint ids by node, container, interface.
-func (id EndpointID) Compare(o EndpointID) int {
-	return cmp.Or(cmp.Compare(id.Node, o.Node), cmp.Compare(id.ContainerID, o.ContainerID),
-		cmp.Compare(id.Interface, o.Interface))
-}
-
-// Compare orders frontends by address, port, protocol.
-func (f Frontend) Compare(o Frontend) int {
-	return cmp.Or(netip.Addr.Compare(f.Addr, o.Addr), cmp.Compare(f.Port, o.Port),
-		cmp.Compare(f.Protocol, o.Protocol))
+	return &s.rosters[1]
 }

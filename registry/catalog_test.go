@@ -22,15 +22,15 @@ func (m model) resolve() map[Frontend]Resolved {
 		for _, vip := range s.VIPs {
 			for _, p := range s.Ports {
 				f := Frontend{vip, p.Port, p.Protocol}
-				out[f] = Resolved{Frontend: f, Service: s.Name, PortName: p.Name, Backends: Evenly(m.backends(s, vip, p)...)}
+				out[f] = Resolved{Frontend: f, Service: s.Name, PortName: p.Name, Backends: m.backends(s, vip, p)}
 			}
 		}
 	}
 	return out
 }
 
-func (m model) backends(s Service, vip netip.Addr, p ServicePort) []netip.AddrPort {
-	var list []netip.AddrPort
+func (m model) backends(s Service, vip netip.Addr, p ServicePort) []Backend {
+	weights := map[netip.AddrPort]uint16{}
 	for _, e := range m.endpoints {
 		matches := len(s.Selector) > 0 && e.Name.Namespace == s.Namespace
 		for k, v := range s.Selector {
@@ -50,12 +50,16 @@ func (m model) backends(s Service, vip netip.Addr, p ServicePort) []netip.AddrPo
 			}
 		}
 		for _, a := range e.Addresses {
-			if b := netip.AddrPortFrom(a, port); port != 0 && a.Is4() == vip.Is4() && !slices.Contains(list, b) {
-				list = append(list, b)
+			if port != 0 && a.Is4() == vip.Is4() {
+				weights[netip.AddrPortFrom(a, port)]++
 			}
 		}
 	}
-	slices.SortFunc(list, netip.AddrPort.Compare)
+	var list []Backend
+	for a, w := range weights {
+		list = append(list, Backend{AddrPort: a, Weight: w})
+	}
+	slices.SortFunc(list, Backend.Compare)
 	return list
 }
 
@@ -171,7 +175,7 @@ func TestCatalogAgainstModel(t *testing.T) {
 	for seed := range uint64(25) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		m := model{services: map[Name]Service{}, endpoints: map[EndpointID]Endpoint{}}
-		c := NewCatalog()
+		c := NewCatalog("")
 		held := map[Frontend]Resolved{}
 		for revision := int64(1); revision <= 500; revision++ {
 			var b Batch
@@ -238,8 +242,8 @@ func checkReaders(t *testing.T, c *Catalog, m model, held map[Frontend]Resolved)
 	if got, want := len(c.Frontends()), len(held); got != want {
 		t.Fatalf("%d frontends, want %d", got, want)
 	}
-	if len(c.claims) != len(held) || len(c.dirty) != 0 {
-		t.Fatalf("%d claims for %d frontends, %d dirty", len(c.claims), len(held), len(c.dirty))
+	if len(c.frontends) != len(held) || len(c.dirty)+len(c.touched) != 0 {
+		t.Fatalf("%d frontends, want %d; %d dirty, %d touched", len(c.frontends), len(held), len(c.dirty), len(c.touched))
 	}
 }
 
@@ -247,7 +251,7 @@ func checkReaders(t *testing.T, c *Catalog, m model, held map[Frontend]Resolved)
 func TestCatalogLeavesNothing(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	m := model{services: map[Name]Service{}, endpoints: map[EndpointID]Endpoint{}}
-	c := NewCatalog()
+	c := NewCatalog("")
 	for i := range int64(1000) {
 		c.Apply(Batch{Revision: i, Changes: []Change{m.mutate(r)}})
 	}
@@ -259,8 +263,7 @@ func TestCatalogLeavesNothing(t *testing.T) {
 		last.Changes = append(last.Changes, Change{Endpoint: &Endpoint{EndpointID: id}, Deleted: true})
 	}
 	c.Apply(last)
-	x := c.selectors
-	if n := len(x.services) + len(x.endpoints) + len(x.placed) + len(c.claims) + len(c.published) + len(c.services) + len(c.endpoints); n != 0 {
+	if n := len(c.selectors) + len(c.frontends) + len(c.services) + len(c.endpoints); n != 0 {
 		t.Errorf("%d entries are left: %+v", n, c)
 	}
 }
@@ -274,7 +277,7 @@ func TestCatalogContestedVIP(t *testing.T) {
 			Ports: []ServicePort{{Port: 80, Protocol: TCP, TargetPort: 1}},
 		}
 	}
-	c := NewCatalog()
+	c := NewCatalog("")
 	c.Apply(Batch{Revision: 1, Changes: []Change{{Service: service("b")}}})
 	u := c.Apply(Batch{Revision: 2, Changes: []Change{{Service: service("a")}}})
 	if len(u.Set) != 1 || u.Set[0].Service.Name != "a" {
@@ -287,7 +290,7 @@ func TestCatalogContestedVIP(t *testing.T) {
 }
 
 func TestCatalogNodes(t *testing.T) {
-	c := NewCatalog()
+	c := NewCatalog("")
 	if c.Synced() {
 		t.Error("synced before the first snapshot")
 	}
@@ -303,7 +306,7 @@ func TestCatalogNodes(t *testing.T) {
 func BenchmarkCatalog(b *testing.B) {
 	for _, n := range []int{10, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			c := NewCatalog()
+			c := NewCatalog("")
 			var all Batch
 			for i := range 10000 {
 				all.Changes = append(all.Changes, Change{Service: &Service{
@@ -335,7 +338,7 @@ func BenchmarkCatalog(b *testing.B) {
 
 // TestCatalogIsolation: an update passes on what concerns isolation, and nothing else, in its order.
 func TestCatalogIsolation(t *testing.T) {
-	c := NewCatalog()
+	c := NewCatalog("")
 	id := EndpointID{Node: "n", ContainerID: "c", Interface: "eth0"}
 	all := []Change{
 		{Service: &Service{Name: Name{Namespace: "default", Name: "web"}}},

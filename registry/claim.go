@@ -1,120 +1,169 @@
 package registry
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
 
-// claim is one port of one VIP of a service, with the backends that its endpoints make up.
+// pool is where frontends of one service port lead: those of one family that choose alike.
+type pool struct {
+	port     *ServicePort
+	family   Family
+	local    bool      // only members on this node
+	backends []Backend // as of the last settle; never modified, only replaced
+}
+
+// claim is a service's wish for one frontend.
 type claim struct {
+	frontend *frontend
+	service  *catalogService
+	pool     *pool
+	shared   bool
+	rank     int    // order among the service's own claims to one frontend: the lowest counts
+	next     *claim // after it in the frontend's list
+}
+
+func compareClaims(a, b *claim) int {
+	return cmp.Or(CompareNames(a.service.Name, b.service.Name), cmp.Compare(a.rank, b.rank))
+}
+
+// The kinds of addresses, in the order in which they count when a service has one twice.
+const (
+	kindVIP = iota
+	kindExternal
+	kindLoadBalancer
+	kindNode
+)
+
+// frontend is one address and port that services want or that was told of.
+type frontend struct {
 	Frontend
-	service Name
-	port    ServicePort
-	// refs counts the endpoints behind each backend: two may share an address.
-	refs     map[netip.AddrPort]int
-	backends []netip.AddrPort // sorted; as of the last settle; never modified, only replaced
-	changed  map[netip.AddrPort]struct{}
+	// claims is the list of whoever wants it. Stores give an address to one service only; if foreign data says
+	// otherwise, the service first by name has it.
+	claims    *claim
+	published Resolved // as the updates so far have told, if they have
+	told      bool
+	dirty     bool // is in Catalog.dirty
 }
 
-// newClaims returns a claim for each port of each VIP. A port that is listed twice counts once.
-func newClaims(s *Service) []*claim {
-	claims := make([]*claim, 0, len(s.VIPs)*len(s.Ports))
-	seen := make(map[Frontend]struct{}, cap(claims))
-	for _, vip := range s.VIPs {
-		for _, p := range s.Ports {
-			f := Frontend{Addr: vip.Unmap(), Port: p.Port, Protocol: p.Protocol}
-			if _, dup := seen[f]; dup {
-				continue
-			}
-			seen[f] = struct{}{}
-			claims = append(claims, &claim{
-				Frontend: f, service: s.Name, port: p,
-				refs:    map[netip.AddrPort]int{},
-				changed: map[netip.AddrPort]struct{}{},
-			})
-		}
-	}
-	return claims
+// claimAll makes the claims of all addresses but the node's.
+func (c *Catalog) claimAll(s *catalogService) {
+	s.claims = slices.Grow(s.claims, len(s.Ports)*(len(s.VIPs)+len(s.ExternalIPs)+len(s.LoadBalancerIPs)))
+	s.claims = c.claimAddresses(s.claims, s, kindVIP, s.VIPs)
+	s.claims = c.claimAddresses(s.claims, s, kindExternal, s.ExternalIPs)
+	s.claims = c.claimAddresses(s.claims, s, kindLoadBalancer, s.LoadBalancerIPs)
 }
 
-// target returns the backend that an endpoint is for this claim: none when it has no address of
-// the VIP's family or no port of the wanted name.
-func (cl *claim) target(e *Endpoint) (netip.AddrPort, bool) {
-	port := cl.port.TargetPort
-	if cl.port.TargetName != "" {
-		i := slices.IndexFunc(e.Ports, func(p EndpointPort) bool {
-			return p.Name == cl.port.TargetName && p.Protocol == cl.port.Protocol
-		})
-		if i < 0 {
-			return netip.AddrPort{}, false
-		}
-		port = e.Ports[i].Port
+// claimNodePorts makes the claims of this node's own addresses, in place of those that there were.
+func (c *Catalog) claimNodePorts(s *catalogService) {
+	for _, cl := range s.nodeClaims {
+		c.withdraw(cl)
 	}
-	if port == 0 {
-		return netip.AddrPort{}, false
-	}
-	for _, a := range e.Addresses {
-		if a.IsValid() && FamilyOf(a) == FamilyOf(cl.Addr) {
-			return netip.AddrPortFrom(a.Unmap(), port), true
-		}
-	}
-	return netip.AddrPort{}, false
+	s.nodeClaims = c.claimAddresses(nil, s, kindNode, c.own().Addresses)
 }
 
-func (cl *claim) add(e *Endpoint) {
-	if t, ok := cl.target(e); ok {
-		cl.refs[t]++
-		cl.changed[t] = struct{}{}
+// claimAddresses appends a claim for each port of each address of one kind. Apart from VIPs they are of families
+// that the service has a VIP of: it has no others.
+func (c *Catalog) claimAddresses(list []*claim, s *catalogService, kind int, addrs []netip.Addr) []*claim {
+	if s.Headless || s.Type == TypeExternalName {
+		return list
 	}
-}
-
-func (cl *claim) remove(e *Endpoint) {
-	t, ok := cl.target(e)
-	if !ok {
-		return
-	}
-	if cl.refs[t]--; cl.refs[t] == 0 {
-		delete(cl.refs, t)
-	}
-	cl.changed[t] = struct{}{}
-}
-
-func (cl *claim) touched() bool { return len(cl.changed) > 0 }
-
-// settle brings backends up to date with refs: one merge of the old list with what changed.
-func (cl *claim) settle() {
-	var added, gone []netip.AddrPort
-	for t := range cl.changed {
-		_, was := slices.BinarySearchFunc(cl.backends, t, netip.AddrPort.Compare)
-		switch is := cl.refs[t] > 0; {
-		case is && !was:
-			added = append(added, t)
-		case was && !is:
-			gone = append(gone, t)
-		}
-	}
-	clear(cl.changed)
-	if len(added) == 0 && len(gone) == 0 {
-		return
-	}
-	slices.SortFunc(added, netip.AddrPort.Compare)
-	slices.SortFunc(gone, netip.AddrPort.Compare)
-	list := make([]netip.AddrPort, 0, len(cl.backends)+len(added)-len(gone))
-	for _, b := range cl.backends {
-		if len(gone) > 0 && gone[0] == b {
-			gone = gone[1:]
+	for _, a := range addrs {
+		family := FamilyOf(a)
+		if !usable(a, family) || !s.hasFamily(family) {
 			continue
 		}
-		for len(added) > 0 && added[0].Compare(b) < 0 {
-			list, added = append(list, added[0]), added[1:]
+		for i := range s.Ports {
+			p := &s.Ports[i]
+			f := Frontend{Addr: a.Unmap(), Port: p.Port, Protocol: p.Protocol}
+			if kind == kindNode {
+				f.Port = p.NodePort
+			}
+			if f.Port == 0 {
+				continue
+			}
+			cl := &claim{
+				service: s, shared: kind != kindVIP, rank: kind<<16 | i,
+				pool: c.poolFor(s, p, family, kind == kindVIP && s.InternalLocal),
+			}
+			list = append(list, cl)
+			c.enter(f, cl)
 		}
-		list = append(list, b)
 	}
-	cl.backends = append(list, added...)
+	return list
 }
 
-func (cl *claim) resolved() Resolved {
-	return Resolved{
-		Frontend: cl.Frontend, Service: cl.service, PortName: cl.port.Name, Backends: Evenly(cl.backends...),
+// poolFor returns the pool of one of a service's ports, which it makes if need be.
+func (c *Catalog) poolFor(s *catalogService, p *ServicePort, f Family, local bool) *pool {
+	for _, have := range s.pools {
+		if have.port == p && have.family == f && have.local == local {
+			return have
+		}
 	}
+	made := &pool{port: p, family: f, local: local}
+	s.pools = append(s.pools, made)
+	c.touch(s)
+	return made
+}
+
+func (c *Catalog) enter(key Frontend, cl *claim) {
+	f := c.frontends[key]
+	if f == nil {
+		f = &frontend{Frontend: key}
+		c.frontends[key] = f
+	}
+	cl.frontend = f
+	at := &f.claims
+	for *at != nil && compareClaims(*at, cl) <= 0 {
+		at = &(*at).next
+	}
+	cl.next, *at = *at, cl
+	c.soil(f)
+}
+
+func (c *Catalog) withdraw(cl *claim) {
+	f := cl.frontend
+	at := &f.claims
+	for *at != cl {
+		at = &(*at).next
+	}
+	*at = cl.next
+	c.soil(f)
+}
+
+// soil has flush look at a frontend.
+func (c *Catalog) soil(f *frontend) {
+	if !f.dirty {
+		f.dirty = true
+		c.dirty = append(c.dirty, f)
+	}
+}
+
+// resolved returns what the first of a frontend's claims says, which there must be.
+func (f *frontend) resolved() Resolved {
+	cl := f.claims
+	s := cl.service
+	r := Resolved{
+		Frontend: f.Frontend, Service: s.Name, PortName: cl.pool.port.Name, Backends: cl.pool.backends,
+		AffinityTimeout: s.AffinityTimeout, Shared: cl.shared,
+	}
+	switch s.Algorithm {
+	case AlgorithmRandom, AlgorithmMaglev: // any other, which a newer release may know, is left to the default
+		r.Algorithm = s.Algorithm
+	}
+	return r
+}
+
+func equalResolved(a, b Resolved) bool {
+	return a.Frontend == b.Frontend && a.Service == b.Service && a.PortName == b.PortName &&
+		a.Algorithm == b.Algorithm && a.AffinityTimeout == b.AffinityTimeout && a.Shared == b.Shared &&
+		equalBackends(a.Backends, b.Backends)
+}
+
+func equalBackends(a, b []Backend) bool {
+	if len(a) > 0 && len(a) == len(b) && &a[0] == &b[0] {
+		return true
+	}
+	return slices.Equal(a, b)
 }

@@ -3,8 +3,6 @@ package registry
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 )
 
 // The limits of a slice, those of Kubernetes where it has one.
@@ -53,28 +51,4 @@ func (e *SliceEndpoint) validate(f Family) error {
 		return fmt.Errorf("weight %d: want at most %d", *e.Weight, MaxWeight)
 	}
 	return nil
-}
-
-// applySlice keeps a slice as it is, or forgets it.
-func (c *Catalog) applySlice(s *Slice, deleted bool) {
-	if deleted {
-		delete(c.slices, s.Name)
-		return
-	}
-	c.slices[s.Name] = *s
-}
-
-// Slices returns all slices, sorted by name.
-func (c *Catalog) Slices() []Slice {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(c.slices), func(a, b Slice) int { return CompareNames(a.Name, b.Name) })
-}
-
-// Slice returns one slice.
-func (c *Catalog) Slice(n Name) (Slice, bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	s, ok := c.slices[n]
-	return s, ok
 }

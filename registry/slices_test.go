@@ -6,7 +6,7 @@ import (
 )
 
 func TestCatalogKeepsSlices(t *testing.T) {
-	c := NewCatalog()
+	c := NewCatalog("")
 	one := Slice{Name: Name{"a", "x"}, Service: "s", Family: IPv4}
 	two := Slice{Name: Name{"b", "x"}, Service: "s", Family: IPv6}
 	c.Apply(Batch{Revision: 1, Changes: []Change{{Slice: &two}, {Slice: &one}}})

@@ -94,7 +94,7 @@ func (c cluster) selected(p Policy) []EndpointID {
 func TestSelectedAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	m := cluster{model{map[Name]Service{}, map[EndpointID]Endpoint{}}, map[string]Namespace{}, map[PolicyID]Policy{}}
-	c := NewCatalog()
+	c := NewCatalog("")
 	some := 0
 	for i := range int64(3000) {
 		b := Batch{Revision: i, Changes: []Change{m.mutate(r)}}
@@ -143,7 +143,7 @@ func (c cluster) leavesNothing(t *testing.T, cat *Catalog) {
 
 // TestPolicyOrder: policies are listed as they are asked.
 func TestPolicyOrder(t *testing.T) {
-	c := NewCatalog()
+	c := NewCatalog("")
 	for _, p := range []Policy{
 		{PolicyID: PolicyID{TierBaseline, Name{"", "default"}}},
 		{PolicyID: PolicyID{TierNamespaced, Name{"y", "a"}}},
@@ -170,7 +170,7 @@ func TestPolicyOrder(t *testing.T) {
 
 // TestNamespaces: those with an object, and those that something lies in.
 func TestNamespaces(t *testing.T) {
-	c := NewCatalog()
+	c := NewCatalog("")
 	labels := map[string]string{"a": "b"}
 	c.Apply(Batch{Changes: []Change{
 		{Namespace: &Namespace{Name: "object", Labels: labels}},
@@ -191,7 +191,7 @@ func TestNamespaces(t *testing.T) {
 
 // BenchmarkSelectedCount counts for one of many policies; the others' namespaces cost nothing.
 func BenchmarkSelectedCount(b *testing.B) {
-	c := NewCatalog()
+	c := NewCatalog("")
 	batch := Batch{Snapshot: true}
 	for i := range 5000 {
 		batch.Changes = append(batch.Changes, Change{Endpoint: &Endpoint{

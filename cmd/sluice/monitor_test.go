@@ -64,7 +64,7 @@ func newScene(t *testing.T) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	catalog := registry.NewCatalog()
+	catalog := registry.NewCatalog("")
 	catalog.Apply(registry.Batch{Revision: 1, Snapshot: true, Changes: []registry.Change{{Endpoint: &registry.Endpoint{
 		EndpointID: registry.EndpointID{Node: "n1", ContainerID: "c1", Interface: "eth0"},
 		Name:       registry.Name{Namespace: "shop", Name: "client"}, Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.5")},

@@ -41,7 +41,7 @@ func newAgent(t *testing.T) *fakeAgent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	a := &fakeAgent{dir: dir, socket: filepath.Join(dir, "sock"), catalog: registry.NewCatalog(), changed: make(chan struct{})}
+	a := &fakeAgent{dir: dir, socket: filepath.Join(dir, "sock"), catalog: registry.NewCatalog(""), changed: make(chan struct{})}
 	a.ready.Store(true)
 	a.store, err = etcd.Open(t.Context(), etcd.Options{
 		Dir: filepath.Join(dir, "etcd"), Run: dir, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/30")},

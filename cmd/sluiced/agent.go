@@ -53,7 +53,7 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer lock.Close()
-	a := &agent{config: c, log: log, catalog: registry.NewCatalog()}
+	a := &agent{config: c, log: log, catalog: registry.NewCatalog(c.Node.Name)}
 	defer func() { err = errors.Join(err, a.close()) }()
 	if err := a.open(ctx); err != nil {
 		return err

@@ -67,13 +67,11 @@ func (a *agent) wired() api.Condition {
 }
 
 func (a *agent) counts() api.Counts {
-	c := api.Counts{Services: len(a.catalog.Services()), Containers: len(a.loader.Interfaces())}
-	c.Endpoints = len(a.catalog.Endpoints())
-	c.Policies, c.Namespaces = len(a.catalog.Policies()), len(a.catalog.Namespaces())
-	for _, f := range a.catalog.Frontends() {
-		c.Backends += len(f.Backends)
+	n := a.catalog.Counts()
+	return api.Counts{
+		Services: n.Services, Backends: n.Backends, Endpoints: n.Endpoints, Containers: len(a.loader.Interfaces()),
+		Policies: len(a.catalog.Policies()), Namespaces: len(a.catalog.Namespaces()),
 	}
-	return c
 }
 
 func (a *agent) pools(ctx context.Context) []api.Pool {

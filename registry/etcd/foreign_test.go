@@ -16,7 +16,7 @@ func TestForeignValues(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	batches := s.Watch(ctx)
-	c := registry.NewCatalog()
+	c := registry.NewCatalog("")
 	c.Apply(receive(t, batches))
 	bad := map[string]string{
 		servicePrefix + "default/good":              `{"name":`,
@@ -99,7 +99,7 @@ func FuzzChange(f *testing.F) {
 			}
 		}
 		// What is taken once can be told apart by its key, and can be applied.
-		registry.NewCatalog().Apply(registry.Batch{Revision: 1, Snapshot: true, Changes: []registry.Change{c}})
+		registry.NewCatalog("").Apply(registry.Batch{Revision: 1, Snapshot: true, Changes: []registry.Change{c}})
 		gone, ok, err := change(k, nil)
 		if v != nil && (err != nil || !ok || !gone.Deleted) {
 			t.Errorf("key %q can be put but not deleted: %v", k, err)

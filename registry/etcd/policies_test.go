@@ -172,7 +172,7 @@ func TestPoliciesDurable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := registry.NewCatalog()
+	c := registry.NewCatalog("")
 	c.Apply(b)
 	if got := c.Policies(); !reflect.DeepEqual(got, want) {
 		t.Errorf("policies %+v, want %+v", got, want)
@@ -273,7 +273,7 @@ func TestCommitsMeet(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	batches := s.Watch(ctx)
 	go func() { group.Wait(); cancel() }()
-	c := registry.NewCatalog()
+	c := registry.NewCatalog("")
 	for b := range batches {
 		c.Apply(b)
 		list := c.Namespaces()

@@ -37,7 +37,7 @@ func TestUnreadablePolicy(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	batches := s.Watch(ctx)
-	c := registry.NewCatalog()
+	c := registry.NewCatalog("")
 	c.Apply(receive(t, batches))
 	closed := registry.Policy{PolicyID: p.PolicyID, Isolates: p.Isolates}
 	values := []string{"", "garbage", `{"kind":"NetworkPolicy","namespace":"shop","name":"p1","isolates":["sideways"]}`}
@@ -53,7 +53,7 @@ func TestUnreadablePolicy(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Apply(receive(t, batches))
-		fresh := registry.NewCatalog()
+		fresh := registry.NewCatalog("")
 		b, err := newReader(s).snapshot(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func TestUnreadableLasts(t *testing.T) {
 		policyPrefix + "BaselineAdminNetworkPolicy/p1": `{"kind":"BaselineAdminNetworkPolicy","name":"p1","subject":{"pods":{}},"until":"2026-01-01"}`,
 		namespacePrefix + "shop":                       `{"name":"shop","Labels":{"a":"b"}}`,
 	}
-	watcher, catalog := newReader(s), registry.NewCatalog()
+	watcher, catalog := newReader(s), registry.NewCatalog("")
 	snapshot := func(r *reader, c *registry.Catalog) {
 		t.Helper()
 		b, err := r.snapshot(t.Context())
@@ -176,7 +176,7 @@ func TestUnreadableLasts(t *testing.T) {
 	logged("stays in force", len(bad))
 	logged("left out", 0)
 
-	fresh, other := registry.NewCatalog(), newReader(s)
+	fresh, other := registry.NewCatalog(""), newReader(s)
 	snapshot(other, fresh)
 	expect("reading anew", fresh, false)
 	snapshot(other, fresh)

@@ -94,7 +94,7 @@ func TestWatchAgainstStore(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	batches := s.Watch(ctx)
-	c := registry.NewCatalog()
+	c := registry.NewCatalog("")
 	r := rand.New(rand.NewPCG(1, 1))
 	var last int64
 	for i := range 400 {
@@ -139,7 +139,7 @@ func TestWatchAgainstStore(t *testing.T) {
 		}
 		c.Apply(b)
 	}
-	fresh := registry.NewCatalog()
+	fresh := registry.NewCatalog("")
 	now, err := newReader(s).snapshot(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func TestFollowAfterCompaction(t *testing.T) {
 	if _, err := s.client.Compact(t.Context(), rev); err != nil {
 		t.Fatal(err)
 	}
-	c := registry.NewCatalog()
+	c := registry.NewCatalog("")
 	snapshots := 0
 	for c.Revision() < rev {
 		b := receive(t, batches)

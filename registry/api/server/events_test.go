@@ -85,7 +85,7 @@ func serveObserver(t *testing.T) *observed {
 		fakeObserver: &fakeObserver{events: make(chan *registry.Event), filters: make(chan registry.EventFilter, 1)},
 		socket:       filepath.Join(dir, "sock"), stopping: make(chan struct{}),
 	}
-	catalog := registry.NewCatalog()
+	catalog := registry.NewCatalog("")
 	endpoint := func(node, name string, addrs ...string) registry.Change {
 		e := registry.Endpoint{
 			EndpointID: registry.EndpointID{Node: node, ContainerID: name + "-0123456789", Interface: "eth0"},

@@ -110,7 +110,7 @@ func serve(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	f := &fixture{store: &fakeStore{catalog: registry.NewCatalog()}, agent: &fakeAgent{}, socket: filepath.Join(dir, "sock")}
+	f := &fixture{store: &fakeStore{catalog: registry.NewCatalog("")}, agent: &fakeAgent{}, socket: filepath.Join(dir, "sock")}
 	l, err := net.Listen("unix", f.socket)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// member is what may be a backend of services: a container's interface, or an entry of a slice. It never
+// changes; a new version of its object makes a new member.
+type member struct {
+	endpoint *Endpoint // nil: it is entry of slice
+	slice    *Slice
+	entry    *SliceEndpoint
+	weight   uint16
+	gone     bool // its object was deleted or has a new version: rosters forget it
+}
+
+// endpointMember makes a member of a container. A label that is no weight means DefaultWeight: a slip of the pen
+// must not take the container out of its services.
+func endpointMember(e *Endpoint) member {
+	m := member{endpoint: e, weight: DefaultWeight}
+	if text, ok := e.Labels[WeightLabel]; ok {
+		if w, err := ParseWeight(text); err == nil {
+			m.weight = w
+		}
+	}
+	return m
+}
+
+func sliceMember(s *Slice, e *SliceEndpoint) member {
+	m := member{slice: s, entry: e, weight: DefaultWeight}
+	if e.Weight != nil && *e.Weight <= MaxWeight {
+		m.weight = *e.Weight
+	}
+	return m
+}
+
+// node returns the name of the node that it runs on; "" when that is not known.
+func (m *member) node() string {
+	if m.endpoint != nil {
+		return m.endpoint.Node
+	}
+	return m.entry.Node
+}
+
+// zone returns the zone that was given for it alone; "": that of its node.
+func (m *member) zone() string {
+	if m.endpoint != nil {
+		return ""
+	}
+	return m.entry.Zone
+}
+
+// conditions says whether it may take new flows, and whether it is about to end but still answers. With
+// publishNotReadyAddresses everything may take flows.
+func (m *member) conditions(publish bool) (ready, leaving bool) {
+	if e := m.endpoint; e != nil {
+		ready = publish || !e.Unready && !e.Terminating
+		return ready, !ready && !e.Unready && e.Terminating
+	}
+	ready = publish || m.entry.Ready
+	return ready, !ready && m.entry.Serving && m.entry.Terminating
+}
+
+// addr returns its address of one family; invalid: none.
+func (m *member) addr(f Family) netip.Addr {
+	if m.endpoint == nil {
+		if m.slice.Family == f && len(m.entry.Addresses) > 0 && usable(m.entry.Addresses[0], f) {
+			return m.entry.Addresses[0].Unmap()
+		}
+		return netip.Addr{}
+	}
+	for _, a := range m.endpoint.Addresses {
+		if usable(a, f) {
+			return a.Unmap()
+		}
+	}
+	return netip.Addr{}
+}
+
+// usable says whether an address can be translated to or from in one family.
+func usable(a netip.Addr, f Family) bool { return a.IsValid() && a.Zone() == "" && FamilyOf(a) == f }
+
+// target returns the port that a service's port leads to at this member; 0: it has none of that name.
+// A slice names its ports as the service does, a container as the service's targetPort does.
+func (m *member) target(p *ServicePort) uint16 {
+	ports, name := []EndpointPort(nil), p.TargetName
+	switch {
+	case m.endpoint == nil:
+		ports, name = m.slice.Ports, p.Name
+	case name == "":
+		return p.TargetPort
+	default:
+		ports = m.endpoint.Ports
+	}
+	for _, port := range ports {
+		if port.Name == name && port.Protocol == p.Protocol {
+			return port.Port
+		}
+	}
+	return 0
+}
+
+// roster holds the members of a service that have an address of one family, in the order of addresses.
+type roster struct {
+	seats []seat
+	added []seat       // since the last settle
+	gone  []netip.Addr // of members that went since then
+}
+
+// seat is a member with what choosing looks at, so that a walk along the roster stays in one piece of memory.
+type seat struct {
+	addr    netip.Addr
+	member  *member
+	weight  uint16
+	ready   bool
+	leaving bool // serves what it has, and is about to end
+	local   bool // runs on the catalog's node
+	direct  bool // a container: a numeric targetPort needs no look at it
+}
+
+func compareSeats(a, b seat) int { return a.addr.Compare(b.addr) }
+
+// settle brings seats up to date with one pass at most.
+func (r *roster) settle() {
+	if len(r.gone) > 0 {
+		r.remove()
+	}
+	added := slices.DeleteFunc(r.added, func(s seat) bool { return s.member.gone })
+	slices.SortFunc(added, compareSeats)
+	i, w := len(r.seats)-1, len(r.seats)+len(added)-1
+	r.seats = slices.Grow(r.seats, len(added))[:w+1]
+	for len(added) > 0 { // from the end, so that nothing is in the way
+		last := added[len(added)-1]
+		if i >= 0 && compareSeats(r.seats[i], last) > 0 {
+			r.seats[w] = r.seats[i]
+			i--
+		} else {
+			r.seats[w] = last
+			added = added[:len(added)-1]
+		}
+		w--
+	}
+	r.added, r.gone = nil, nil
+}
+
+// remove drops the seats of members that are gone.
+func (r *roster) remove() {
+	slices.SortFunc(r.gone, netip.Addr.Compare)
+	from, _ := slices.BinarySearchFunc(r.seats, r.gone[0], func(s seat, a netip.Addr) int { return s.addr.Compare(a) })
+	kept, gone := from, r.gone
+	for _, s := range r.seats[from:] {
+		for len(gone) > 0 && gone[0].Less(s.addr) {
+			gone = gone[1:]
+		}
+		if len(gone) > 0 && gone[0] == s.addr && s.member.gone {
+			continue
+		}
+		r.seats[kept] = s
+		kept++
+	}
+	clear(r.seats[kept:])
+	r.seats = r.seats[:kept]
+}

@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// Revision returns the revision of the last batch applied; 0 before the first.
+func (c *Catalog) Revision() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.revision
+}
+
+// Synced reports whether a snapshot has been applied: before that the catalog knows nothing.
+func (c *Catalog) Synced() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.synced
+}
+
+// Services returns all services, sorted by name.
+func (c *Catalog) Services() []Service {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	list := make([]Service, 0, len(c.services))
+	for _, s := range c.services {
+		list = append(list, *s.Service)
+	}
+	slices.SortFunc(list, func(a, b Service) int { return CompareNames(a.Name, b.Name) })
+	return list
+}
+
+// Service returns one service.
+func (c *Catalog) Service(n Name) (Service, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	s, ok := c.services[n]
+	if !ok {
+		return Service{}, false
+	}
+	return *s.Service, true
+}
+
+// Members returns how many endpoints a service selects, and how many more its slices list.
+func (c *Catalog) Members(n Name) int { return c.Membership(n).Total }
+
+// Membership counts those that stand behind a service, whatever their addresses and ports.
+type Membership struct {
+	Total    int
+	Ready    int // take new flows
+	Draining int // keep what they have: terminating but serving, or of weight 0
+}
+
+// Membership counts the endpoints that a service selects and those that its slices list.
+func (c *Catalog) Membership(n Name) (count Membership) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	s, ok := c.services[n]
+	if !ok {
+		return Membership{}
+	}
+	if s.selected > 0 {
+		for _, e := range c.selectors.candidates(s.Service) {
+			if slices.Contains(e.services, s) {
+				count.add(&e.member, s.PublishNotReady)
+			}
+		}
+	}
+	for _, sl := range c.slices.of[n] {
+		for _, m := range sl.members {
+			count.add(m, s.PublishNotReady)
+		}
+	}
+	return count
+}
+
+func (count *Membership) add(m *member, publish bool) {
+	count.Total++
+	switch ready, leaving := m.conditions(publish); {
+	case ready && m.weight > 0:
+		count.Ready++
+	case ready || leaving:
+		count.Draining++
+	}
+}
+
+// Counts says how much there is.
+type Counts struct {
+	Services  int
+	Slices    int
+	Endpoints int
+	Frontends int // addresses and ports of services, seen from the node
+	Backends  int // of all frontends, those that drain included
+	Draining  int // of Backends
+}
+
+// Counts returns how much there is.
+func (c *Catalog) Counts() Counts {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	n := Counts{
+		Services: len(c.services), Slices: len(c.slices.all), Endpoints: len(c.endpoints), Frontends: len(c.frontends),
+	}
+	for _, f := range c.frontends {
+		n.Backends += len(f.published.Backends)
+		for i := range f.published.Backends {
+			if f.published.Backends[i].Draining {
+				n.Draining++
+			}
+		}
+	}
+	return n
+}
+
+// Endpoints returns all endpoints, sorted by id.
+func (c *Catalog) Endpoints() []Endpoint {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	list := make([]Endpoint, 0, len(c.endpoints))
+	for _, e := range c.endpoints {
+		list = append(list, *e.Endpoint)
+	}
+	slices.SortFunc(list, func(a, b Endpoint) int { return a.Compare(b.EndpointID) })
+	return list
+}
+
+// Nodes returns all nodes, sorted by name.
+func (c *Catalog) Nodes() []Node {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(c.nodes), func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// Frontends returns all frontends with their backends, sorted by address.
+func (c *Catalog) Frontends() []Resolved {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	list := make([]Resolved, 0, len(c.frontends))
+	for _, f := range c.frontends {
+		list = append(list, f.published)
+	}
+	slices.SortFunc(list, func(a, b Resolved) int { return a.Compare(b.Frontend) })
+	return list
+}
+
+// CompareNames orders names by namespace, then name.
+func CompareNames(a, b Name) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// Compare orders endpoint ids by node, container, interface.
+func (id EndpointID) Compare(o EndpointID) int {
+	return cmp.Or(cmp.Compare(id.Node, o.Node), cmp.Compare(id.ContainerID, o.ContainerID),
+		cmp.Compare(id.Interface, o.Interface))
+}
+
+// Compare orders frontends by address, port, protocol.
+func (f Frontend) Compare(o Frontend) int {
+	return cmp.Or(netip.Addr.Compare(f.Addr, o.Addr), cmp.Compare(f.Port, o.Port),
+		cmp.Compare(f.Protocol, o.Protocol))
+}
