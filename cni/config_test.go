@@ -185,6 +185,24 @@ func FuzzParseConfig(f *testing.F) {
 	})
 }
 
+// TestWeightLabel: the label that weighs a container is a number, or the container is not wired.
+func TestWeightLabel(t *testing.T) {
+	for _, value := range []string{"0", "1", "256"} {
+		if err := ValidateLabel(registry.WeightLabel, value); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, value := range []string{"", "257", "-1", "heavy", "1.5"} {
+		err := ValidateLabel(registry.WeightLabel, value)
+		if err == nil || !strings.Contains(err.Error(), "sluice.net/weight") {
+			t.Errorf("%q: %v", value, err)
+		}
+		if _, err := parseArgs("LABELS=" + registry.WeightLabel + ":" + value); err == nil {
+			t.Errorf("%q: CNI_ARGS takes it", value)
+		}
+	}
+}
+
 func FuzzParseArgs(f *testing.F) {
 	f.Add("IgnoreUnknown=1;K8S_POD_NAME=a;LABELS=a:b,c/d:e;IP=10.0.0.1;MAC=0e:00:00:00:00:01")
 	f.Fuzz(func(t *testing.T, s string) {

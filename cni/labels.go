@@ -35,6 +35,11 @@ func ValidateLabel(key, value string) error {
 	if value != "" && !isLabelPart(value) {
 		return fmt.Errorf("label %q: value %q: want at most %d characters of [A-Za-z0-9_.-], first and last a letter or digit", key, value, maxLabelPart)
 	}
+	if key == registry.WeightLabel {
+		if _, err := registry.ParseWeight(value); err != nil {
+			return fmt.Errorf("label %q: %w", key, err)
+		}
+	}
 	return nil
 }
 

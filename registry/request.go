@@ -65,5 +65,11 @@ type ServiceRequest struct {
 	NoNodePorts bool
 }
 
+// Marks changes the conditions of an endpoint at run time; nil leaves one as it is.
+type Marks struct {
+	Unready     *bool `json:"unready,omitempty"`
+	Terminating *bool `json:"terminating,omitempty"`
+}
+
 // AlgorithmAnnotation is the annotation by which a Service asks for an Algorithm.
 const AlgorithmAnnotation = "sluice.net/algorithm"

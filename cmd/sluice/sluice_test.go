@@ -231,6 +231,24 @@ func TestEndpointsAndLabels(t *testing.T) {
 	a.expect(t, 0, "items:\n- addresses:\n  - 192.0.2.1\n  name: n1\n  zone: z1\n", "", "", "get", "nodes", "-o", "yaml")
 }
 
+func TestMarks(t *testing.T) {
+	a := newAgent(t)
+	a.wire(t, 1, registry.Name{Namespace: "shop", Name: "w1"}, nil)
+	a.expect(t, 0, "endpoint shop/w1   marked   draining\n", "", "", "drain", "1111")
+	a.expect(t, 0, "endpoint shop/w1   marked   unready,draining\n", "", "", "unready", "shop/w1")
+	a.wire(t, 1, registry.Name{Namespace: "shop", Name: "w1"}, nil) // registered again
+	a.expect(t, 0, "endpoint shop/w1   marked   unready\n", "", "", "undrain", "w1")
+	a.expect(t, 0, "endpoint shop/w1   marked   ready\n", "", "", "ready", "w1")
+	code, out, errs := a.sluice(t, "", "drain", "nobody")
+	if code != 1 || out != "" || !strings.Contains(errs, `container "nobody": not found`) {
+		t.Errorf("exit %d, %s, %s", code, out, errs)
+	}
+	_, out, _ = a.sluice(t, "", "drain", "w1", "-o", "json")
+	if !strings.Contains(out, `"conditions": [`) || !strings.Contains(out, `"draining"`) {
+		t.Errorf("-o json: %s", out)
+	}
+}
+
 const status = `Node:         n1
 Version:      v0.0.1
 Kernel:       6.18.0, programs attached by tcx
@@ -291,7 +309,7 @@ func TestUsage(t *testing.T) {
 	a := newAgent(t)
 	for _, line := range []string{
 		"nonsense", "get", "get pods", "get services a b", "status extra", "status --wait soon", "apply", "delete",
-		"delete service", "delete pod x", "delete policies x", "get networkpolicys", "delete -f x service y", "label c", "label c nothing", "label c =x", "label c -", "label c a=1 a=2",
+		"delete service", "delete pod x", "delete policies x", "get networkpolicys", "delete -f x service y", "label c", "label c nothing", "label c =x", "label c -", "label c a=1 a=2", "drain", "drain a b", "ready",
 		"check -o xml", "get services --bogus",
 	} {
 		code, out, errs := a.sluice(t, "", strings.Fields(line)...)
@@ -316,6 +334,8 @@ func TestCompletion(t *testing.T) {
 		"delete service ":               "web",
 		"get services -n ":              "default shop",
 		"label shop":                    "shop/w1",
+		"drain shop":                    "shop/w1",
+		"unready shop/w1 ":              "",
 		"status -o ":                    "table wide json yaml",
 		"status ":                       "",
 		"--socket /nonexistent label x": "",

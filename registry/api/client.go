@@ -185,6 +185,16 @@ func (c *Client) Label(ctx context.Context, l LabelRequest) (r Results, err erro
 	return r, err
 }
 
+// Mark changes conditions of a container.
+func (c *Client) Mark(ctx context.Context, m MarkRequest) (r Results, err error) {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return r, err
+	}
+	err = c.do(ctx, http.MethodPost, "/v1/endpoints/mark", body, &r)
+	return r, err
+}
+
 // Check compares the node's maps with the registry.
 func (c *Client) Check(ctx context.Context) (r CheckResult, err error) {
 	err = c.do(ctx, http.MethodGet, "/v1/check", nil, &r)

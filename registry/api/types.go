@@ -119,6 +119,7 @@ const (
 	Deleted    = "deleted"
 	NotFound   = "not found"
 	Labelled   = "labelled"
+	Marked     = "marked"
 )
 
 // Result says what became of one object.
@@ -128,9 +129,11 @@ type Result struct {
 	Action        string            `json:"action"`
 	VIPs          []netip.Addr      `json:"vips,omitempty"`
 	Labels        map[string]string `json:"labels,omitempty"` // of an endpoint, as they are now
+	// Conditions of an endpoint that was marked, as they are now: those of EndpointConditions.
+	Conditions []string `json:"conditions,omitempty"`
 }
 
-// Results is the answer to POST /v1/apply, /v1/delete, /v1/endpoints/label and to
+// Results is the answer to POST /v1/apply, /v1/delete, /v1/endpoints/label, /v1/endpoints/mark and to
 // DELETE /v1/services/NAMESPACE/NAME, /v1/endpointslices/NAMESPACE/NAME, /v1/policies/KIND/[NAMESPACE/]NAME and /v1/namespaces/NAME.
 type Results struct {
 	Results []Result `json:"results"`
@@ -147,6 +150,34 @@ type LabelRequest struct {
 	Container string            `json:"container"`
 	Set       map[string]string `json:"set,omitempty"`
 	Remove    []string          `json:"remove,omitempty"`
+}
+
+// MarkRequest is the body of POST /v1/endpoints/mark.
+type MarkRequest struct {
+	Container string `json:"container"` // as in a LabelRequest
+	registry.Marks
+}
+
+// The conditions of an endpoint. One that is draining keeps what it has, unless it is unready too.
+const (
+	Ready    = "ready"
+	Unready  = "unready"
+	Draining = "draining"
+)
+
+// EndpointConditions returns those that hold: Ready alone, or else Unready, Draining or both.
+func EndpointConditions(e *registry.Endpoint) []string {
+	var list []string
+	if e.Unready {
+		list = append(list, Unready)
+	}
+	if e.Terminating {
+		list = append(list, Draining)
+	}
+	if len(list) == 0 {
+		list = append(list, Ready)
+	}
+	return list
 }
 
 // Version is GET /v1/version.

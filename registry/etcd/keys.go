@@ -66,15 +66,20 @@ func policyKey(id registry.PolicyID) (string, error) {
 func nodeKey(name string) (string, error) { return key(nodePrefix, name) }
 
 // endpointRecord is an endpoint as it is stored: Labels are those it was wired with, Overrides
-// those set (or with nil removed) since. Both outlive a repeated PutEndpoint.
+// those set (or with nil removed) since. The marks are conditions that hold since MarkEndpoint, whatever the
+// endpoint itself says. All outlive a repeated PutEndpoint.
 type endpointRecord struct {
 	registry.Endpoint
-	Overrides map[string]*string `json:"overrides,omitempty"`
+	Overrides         map[string]*string `json:"overrides,omitempty"`
+	MarkedUnready     bool               `json:"markedUnready,omitempty"`
+	MarkedTerminating bool               `json:"markedTerminating,omitempty"`
 }
 
-// effective returns the endpoint with its overrides applied.
+// effective returns the endpoint with its overrides and marks applied.
 func (r endpointRecord) effective() registry.Endpoint {
 	e := r.Endpoint
+	e.Unready = e.Unready || r.MarkedUnready
+	e.Terminating = e.Terminating || r.MarkedTerminating
 	if len(r.Overrides) == 0 {
 		return e
 	}

@@ -24,7 +24,7 @@ var (
 const maxAttempts = 64 // of a transaction that others get in the way of
 
 // PutEndpoint writes an endpoint and returns the revision from which on it is known. Labels that
-// LabelEndpoint set for the same container interface stay in force.
+// LabelEndpoint set for the same container interface stay in force, and so do the marks of MarkEndpoint.
 func (s *Store) PutEndpoint(ctx context.Context, e registry.Endpoint) (int64, error) {
 	rev, err := s.updateEndpoint(ctx, e.EndpointID, func(r *endpointRecord, _ bool) error {
 		r.Endpoint = e
@@ -62,6 +62,27 @@ func (s *Store) LabelEndpoint(ctx context.Context, id registry.EndpointID, set m
 		return 0, fmt.Errorf("label endpoint %s: %w", id, err)
 	}
 	return rev, nil
+}
+
+// MarkEndpoint changes conditions of an endpoint that exists. It returns the endpoint as it is then.
+func (s *Store) MarkEndpoint(ctx context.Context, id registry.EndpointID, m registry.Marks) (e registry.Endpoint, rev int64, err error) {
+	rev, err = s.updateEndpoint(ctx, id, func(r *endpointRecord, exists bool) error {
+		if !exists {
+			return registry.ErrNotFound
+		}
+		if m.Unready != nil {
+			r.MarkedUnready = *m.Unready
+		}
+		if m.Terminating != nil {
+			r.MarkedTerminating = *m.Terminating
+		}
+		e = r.effective()
+		return nil
+	})
+	if err != nil {
+		return e, 0, fmt.Errorf("mark endpoint %s: %w", id, err)
+	}
+	return e, rev, nil
 }
 
 // updateEndpoint reads, changes and writes an endpoint until nobody came in between. What is equal

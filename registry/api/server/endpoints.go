@@ -27,15 +27,9 @@ func (s *Server) endpoints(*http.Request) (any, error) {
 
 // label changes the labels of every interface of one container.
 func (s *Server) label(r *http.Request) (any, error) {
-	body, err := readBody(r, maxSmallBody)
-	if err != nil {
-		return nil, err
-	}
 	var req api.LabelRequest
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&req); err != nil {
-		return nil, &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("read label request: %s", err)}
+	if err := readRequest(r, "label", &req); err != nil {
+		return nil, err
 	}
 	if e := checkLabels(req); e != nil {
 		return nil, e
@@ -66,6 +60,47 @@ func (s *Server) label(r *http.Request) (any, error) {
 	return out, nil
 }
 
+// mark changes conditions of every interface of one container.
+func (s *Server) mark(r *http.Request) (any, error) {
+	var req api.MarkRequest
+	if err := readRequest(r, "mark", &req); err != nil {
+		return nil, err
+	}
+	if req.Unready == nil && req.Terminating == nil {
+		return nil, &api.Error{Status: http.StatusUnprocessableEntity, Message: "nothing was changed: want unready, terminating or both"}
+	}
+	list, err := find(s.Catalog.Endpoints(), req.Container)
+	if err != nil {
+		return nil, err
+	}
+	var out api.Results
+	var revision int64
+	for _, e := range list {
+		now, rev, err := s.Store.MarkEndpoint(r.Context(), e.EndpointID, req.Marks)
+		if err != nil {
+			return nil, err
+		}
+		revision = max(revision, rev)
+		out.Results = []api.Result{{Kind: "Endpoint", Name: now.Name, Action: api.Marked, Conditions: api.EndpointConditions(&now)}}
+	}
+	s.synced(r.Context(), revision, &out)
+	return out, nil
+}
+
+// readRequest reads a small JSON document, of which it must know every field.
+func readRequest(r *http.Request, what string, into any) error {
+	body, err := readBody(r, maxSmallBody)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("read %s request: %s", what, err)}
+	}
+	return nil
+}
+
 // checkLabels applies Kubernetes' rules.
 func checkLabels(req api.LabelRequest) error {
 	e := &api.Error{Status: http.StatusUnprocessableEntity, Message: "nothing was changed: the labels have faults"}
@@ -86,6 +121,9 @@ func checkLabels(req api.LabelRequest) error {
 		reserved(k)
 		bad(k, validation.IsQualifiedName(k))
 		bad(k, validation.IsValidLabelValue(req.Set[k]))
+		if _, err := registry.ParseWeight(req.Set[k]); k == registry.WeightLabel && err != nil {
+			bad(k, []string{err.Error()})
+		}
 	}
 	for _, k := range req.Remove {
 		reserved(k)

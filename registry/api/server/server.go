@@ -36,6 +36,8 @@ type Store interface {
 	// Commit writes and deletes slices, namespaces and policies, all or none, and says what became of each.
 	Commit(context.Context, []registry.Change) ([]registry.Outcome, int64, error)
 	LabelEndpoint(ctx context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error)
+	// MarkEndpoint returns the endpoint as it is then.
+	MarkEndpoint(context.Context, registry.EndpointID, registry.Marks) (registry.Endpoint, int64, error)
 }
 
 // Agent is the node that the API stands for.
@@ -94,6 +96,7 @@ func New(o Options) *Server {
 	s.handle("DELETE /v1/namespaces/{name}", s.deleteNamespace)
 	s.handle("GET /v1/endpoints", s.endpoints)
 	s.handle("POST /v1/endpoints/label", s.label)
+	s.handle("POST /v1/endpoints/mark", s.mark)
 	s.handle("GET /v1/nodes", s.nodes)
 	s.observe()
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

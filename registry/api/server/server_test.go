@@ -77,6 +77,21 @@ func (s *fakeStore) LabelEndpoint(_ context.Context, id registry.EndpointID, set
 	return 0, registry.ErrNotFound
 }
 
+func (s *fakeStore) MarkEndpoint(_ context.Context, id registry.EndpointID, m registry.Marks) (registry.Endpoint, int64, error) {
+	for _, e := range s.catalog.Endpoints() {
+		if e.EndpointID == id {
+			if m.Unready != nil {
+				e.Unready = *m.Unready
+			}
+			if m.Terminating != nil {
+				e.Terminating = *m.Terminating
+			}
+			return e, s.write(registry.Change{Endpoint: &e}), nil
+		}
+	}
+	return registry.Endpoint{}, 0, registry.ErrNotFound
+}
+
 // fakeAgent is a node whose maps may lag.
 type fakeAgent struct {
 	lag    error
@@ -267,6 +282,54 @@ func endpoint(id, name, address string) registry.Endpoint {
 	}
 }
 
+func TestMark(t *testing.T) {
+	f := serve(t)
+	e := endpoint("c0ffee00", "web", "10.244.1.2")
+	second := e
+	second.Interface = "eth1"
+	f.store.write(registry.Change{Endpoint: &e}, registry.Change{Endpoint: &second})
+	yes, no := true, false
+	for _, c := range []struct {
+		marks registry.Marks
+		want  string
+	}{
+		{registry.Marks{Terminating: &yes}, "draining"},
+		{registry.Marks{Unready: &yes}, "unready,draining"},
+		{registry.Marks{Unready: &yes, Terminating: &no}, "unready"},
+		{registry.Marks{Unready: &no}, "ready"},
+	} {
+		r, err := f.client.Mark(t.Context(), api.MarkRequest{Container: "web", Marks: c.marks})
+		if err != nil || len(r.Results) != 1 || !r.Synced || f.agent.waited != f.store.revision {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if got := r.Results[0]; got.Action != api.Marked || got.Name != e.Name || strings.Join(got.Conditions, ",") != c.want {
+			t.Errorf("%+v, want %s", got, c.want)
+		}
+		for _, now := range f.store.catalog.Endpoints() {
+			if got := strings.Join(api.EndpointConditions(&now), ","); got != c.want {
+				t.Errorf("%s is %s, want %s", now.Interface, got, c.want)
+			}
+		}
+	}
+	for want, req := range map[int]api.MarkRequest{
+		404: {Container: "nobody", Marks: registry.Marks{Unready: &yes}}, 422: {Container: "web"},
+	} {
+		_, err := f.client.Mark(t.Context(), req)
+		var e *api.Error
+		if !errors.As(err, &e) || e.Status != want {
+			t.Errorf("%+v: error %v, want status %d", req, err, want)
+		}
+	}
+	for _, body := range []string{`{"container":"web","unready":true,"drain":true}`, `{"container":`, `[]`} {
+		w := httptest.NewRecorder()
+		New(Options{Store: f.store, Catalog: f.store.catalog, Agent: f.agent}).
+			ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/endpoints/mark", strings.NewReader(body)))
+		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "read mark request") {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		}
+	}
+}
+
 func TestLabel(t *testing.T) {
 	f := serve(t)
 	for i, e := range []registry.Endpoint{
@@ -296,6 +359,9 @@ func TestLabel(t *testing.T) {
 		{api.LabelRequest{Container: "web", Set: map[string]string{"a b": "c d"}}, 422, "a b: "},
 		{api.LabelRequest{Container: "web", Set: set, Remove: []string{"tier"}}, 422, "set and removed at once"},
 		{api.LabelRequest{Container: "web", Set: map[string]string{registry.NetworkLabel: "x"}}, 422, registry.NetworkLabel + ": every container has this label"},
+		{api.LabelRequest{Container: "web", Set: map[string]string{registry.WeightLabel: "0"}}, 0, "default/web"},
+		{api.LabelRequest{Container: "web", Set: map[string]string{registry.WeightLabel: "257"}}, 422, registry.WeightLabel + `: weight "257": want a whole number from 0 to 256`},
+		{api.LabelRequest{Container: "web", Set: map[string]string{registry.WeightLabel: ""}}, 422, "want a whole number"},
 		{api.LabelRequest{Container: "web", Remove: []string{registry.NetworkLabel}}, 422, registry.NetworkLabel + ": every container has this label"},
 	} {
 		r, err := f.client.Label(t.Context(), c.req)
