@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sluice-net/sluice/registry"
 )
 
 // TestCheckFinds spoils the kernel's state behind the loader's back.
@@ -51,10 +53,24 @@ func TestCheckFinds(t *testing.T) {
 				func() error { l.slots.store32(v.First, 0, slot); return nil }},
 			{"backend 100 (10.9.9.9:1): is active, but no service leads to it",
 				func() error {
-					l.backends.fillBackend(100, backend{Addr: toAddress(netip.MustParseAddr("10.9.9.9")), Port: 1})
+					l.backends.fillBackend(100, backend{Addr: toAddress(netip.MustParseAddr("10.9.9.9")), Port: 1, State: backendActive})
 					return nil
 				},
 				func() error { l.backends.freeBackend(100); return nil }},
+			{"has algorithm maglev instead of random",
+				func() error { v := v; v.Algorithm = algorithmMaglev; return services.Put(&web, &v) },
+				func() error { return services.Put(&web, &v) }},
+			{"has an affinity of 9 s instead of 0 s",
+				func() error { v := v; v.AffinityTimeout = 9; return services.Put(&web, &v) },
+				func() error { return services.Put(&web, &v) }},
+			{"2 of its 3 slots lead elsewhere",
+				func() error { swapSlots(l, v.First); return nil }, func() error { swapSlots(l, v.First); return nil }},
+			{"has 2 slots instead of 1",
+				func() error { l.slots.store32(v.First, 0, l.slots.load32(v.First+1, 0)); return nil },
+				func() error { l.slots.store32(v.First, 0, slot); return nil }},
+			{"which is draining",
+				func() error { l.backends.turnBackend(slot, backendDraining); return nil },
+				func() error { l.backends.turnBackend(slot, backendActive); return nil }},
 			{"endpoint 10.244.1.1: address of interface slhost1 is not in map endpoints",
 				func() error { return endpoints.Delete(&addr) }, func() error { return endpoints.Put(&addr, &e) }},
 			{"endpoint 10.244.1.200: is in map endpoints, but no interface has it",
@@ -91,4 +107,76 @@ func TestCheckFinds(t *testing.T) {
 			mustBeClean(t, l)
 		}
 	})
+}
+
+// swapSlots exchanges what two slots lead to.
+func swapSlots(l *Loader, first uint32) {
+	a, b := l.slots.load32(first, 0), l.slots.load32(first+1, 0)
+	l.slots.store32(first, 0, b)
+	l.slots.store32(first+1, 0, a)
+}
+
+// TestCheckFindsOfServices looks at what the others cannot: tables, weights, draining, shared addresses.
+func TestCheckFindsOfServices(t *testing.T) {
+	n := newNode(t)
+	o := n.options()
+	o.Sizes.Slots, o.MaglevTableSize = 2048, 251
+	l := n.open(o)
+	u := someServices()
+	r := &u.Set[0]
+	r.Backends[0].Draining, r.Backends[1].Weight, r.Backends[2].Weight = true, 3, 2
+	m := resolved("10.96.0.1", 81, 3)
+	m.Algorithm, m.AffinityTimeout, m.Shared = registry.AlgorithmMaglev, 60, true
+	s := resolved("192.0.2.1", 80, 1)
+	s.Shared = true
+	u.Set = append(u.Set, m, s)
+	mustSync(t, l, u)
+	mustBeClean(t, l)
+	drains := l.syncer.held[r.Frontend].members[0].id
+	web, maglev := l.syncer.held[r.Frontend].run, l.syncer.held[m.Frontend].run
+	vip, services := markerKey(s.Addr), l.maps.get(sockMapServices)
+	mark := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := uint32(0)
+	for other = 1; l.slots.load32(maglev.first+other, 0) == l.slots.load32(maglev.first, 0); other++ {
+	}
+	swap := func() {
+		a, b := l.slots.load32(maglev.first, 0), l.slots.load32(maglev.first+other, 0)
+		l.slots.store32(maglev.first, 0, b)
+		l.slots.store32(maglev.first+other, 0, a)
+	}
+	first := l.slots.load32(web.first, 0)
+	for _, test := range []struct {
+		want        string
+		spoil, undo func()
+	}{
+		{"10.96.0.1:81/TCP: 2 of its 251 slots lead elsewhere", swap, swap},
+		{"backend 10.244.1.2:8080 has 2 slots instead of 3",
+			func() { l.slots.store32(web.first, 0, l.slots.load32(web.first+4, 0)) },
+			func() { l.slots.store32(web.first, 0, first) }},
+		{"should be 10.244.1.1:8080, draining",
+			func() { l.backends.turnBackend(drains, backendActive) },
+			func() { l.backends.turnBackend(drains, backendDraining) }},
+		{"VIP 192.0.2.1: is marked in map services, but no service has it for itself",
+			func() { mark(services.Put(&vip, &service{})) }, func() { mark(services.Delete(&vip)) }},
+		{"backend 101 (0.0.0.0:0): is draining, but no service leads to it",
+			func() {
+				l.backends.fillBackend(101, backend{Addr: toAddress(netip.IPv4Unspecified()), State: backendDraining})
+			},
+			func() { l.backends.freeBackend(101) }},
+	} {
+		test.spoil()
+		diffs, err := l.Check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(fmt.Sprint(diffs), test.want) {
+			t.Errorf("check finds %q, want %q", fmt.Sprint(diffs), test.want)
+		}
+		test.undo()
+		mustBeClean(t, l)
+	}
 }

@@ -22,10 +22,11 @@ type fakeTables struct {
 	slots    *memory
 	backends *memory
 
-	desired   func(registry.Frontend) ([]registry.Backend, bool)
-	published map[serviceKey][]registry.Backend // what each service led to when it was written
-	slotSeen  map[uint32]time.Time              // when a program could last see that slot
-	idSeen    map[uint32]time.Time              // the same of a backend id
+	desired   func(registry.Frontend) (registry.Resolved, bool)
+	settled   map[registry.Frontend]bool      // whether it was shared when the maps were last complete
+	published map[serviceKey][]netip.AddrPort // what each slot led to when the service was written
+	slotSeen  map[uint32]time.Time            // when a program could last see that slot
+	idSeen    map[uint32]time.Time            // the same of a backend id
 
 	stores int // how many there were
 	failAt int // the store that fails, counted from 1; 0: none
@@ -42,8 +43,8 @@ func newFake(t *testing.T, s Sizes) *fakeTables {
 		t: t, clock: &clock{time.Unix(1, 0)}, grace: 5 * time.Second, limit: int(s.Services),
 		services: map[serviceKey]service{},
 		slots:    heapMemory(s.Slots, 8), backends: heapMemory(s.Backends, 32),
-		published: map[serviceKey][]registry.Backend{},
-		slotSeen:  map[uint32]time.Time{}, idSeen: map[uint32]time.Time{},
+		settled: map[registry.Frontend]bool{}, published: map[serviceKey][]netip.AddrPort{},
+		slotSeen: map[uint32]time.Time{}, idSeen: map[uint32]time.Time{},
 	}
 }
 
@@ -56,8 +57,8 @@ func (f *fakeTables) store() error {
 	return nil
 }
 
-// read returns what a program finds behind a service's entry.
-func (f *fakeTables) read(v service) (found []registry.Backend) {
+// read returns what a program finds behind a service's entry, slot by slot.
+func (f *fakeTables) read(v service) (found []netip.AddrPort) {
 	for i := range v.Count {
 		slot := v.First + i
 		id := f.slots.load32(slot, 0)
@@ -67,7 +68,7 @@ func (f *fakeTables) read(v service) (found []registry.Backend) {
 			f.t.Fatalf("slot %d: backend %d is state %d of service %d, want active of %d",
 				slot, id, b.State, b.Service, v.Id)
 		}
-		found = append(found, registry.Evenly(netip.AddrPortFrom(fromAddress(b.Addr), b.Port))...)
+		found = append(found, netip.AddrPortFrom(fromAddress(b.Addr), b.Port))
 	}
 	return found
 }
@@ -79,13 +80,63 @@ func (f *fakeTables) look() {
 		if isMarker(k) {
 			continue
 		}
-		if _, marked := f.services[serviceKey{Addr: k.Addr}]; !marked {
+		if _, marked := f.services[serviceKey{Addr: k.Addr}]; !marked && f.wantsMark(fromKey(k)) {
 			f.t.Fatalf("%s: its VIP is not marked", describeKey(k))
 		}
 		if found := f.read(v); !slices.Equal(found, f.published[k]) {
 			f.t.Fatalf("%s: leads to %v, was published with %v", describeKey(k), found, f.published[k])
 		}
 	}
+}
+
+// wantsMark says whether the frontend's address must be marked: it is and was the service's alone.
+func (f *fakeTables) wantsMark(of registry.Frontend) bool {
+	want, wanted := f.desired(of)
+	return wanted && !want.Shared && !f.settled[of]
+}
+
+// mustBeWanted fails the test unless an entry is what is wanted, and leads there.
+func (f *fakeTables) mustBeWanted(k serviceKey, v service) {
+	f.t.Helper()
+	want, wanted := f.desired(fromKey(k))
+	if !wanted {
+		f.t.Fatalf("%s: published, but not wanted", describeKey(k))
+	}
+	if found := f.read(v); !slices.Equal(found, slowRun(want)) {
+		f.t.Fatalf("%s: leads to %v, want %v", describeKey(k), found, slowRun(want))
+	}
+	algorithm := uint8(algorithmRandom)
+	if want.Algorithm == registry.AlgorithmMaglev {
+		algorithm = algorithmMaglev
+	}
+	if v.Algorithm != algorithm || v.AffinityTimeout != want.AffinityTimeout {
+		f.t.Fatalf("%s: algorithm %d, affinity %d s; want %d, %d s", describeKey(k), v.Algorithm,
+			v.AffinityTimeout, algorithm, want.AffinityTimeout)
+	}
+}
+
+// fakeChoice is of services that name no algorithm; slowMaglev wants a small prime.
+var fakeChoice = choice{algorithm: registry.AlgorithmRandom, maglevSize: 13}
+
+// slowRun says in the obvious way what each slot of a service's run leads to.
+func slowRun(r registry.Resolved) (run []netip.AddrPort) {
+	var active []registry.Backend
+	for _, b := range r.Backends {
+		if !b.Draining {
+			active = append(active, b)
+		}
+	}
+	if r.Algorithm == registry.AlgorithmMaglev {
+		return slowMaglev(active, fakeChoice.maglevSize)
+	}
+	divisor := uint16(registry.MaxWeight)
+	for slices.ContainsFunc(active, func(b registry.Backend) bool { return b.Weight%divisor != 0 }) {
+		divisor--
+	}
+	for _, b := range active {
+		run = append(run, slices.Repeat([]netip.AddrPort{b.AddrPort}, int(b.Weight/divisor))...)
+	}
+	return run
 }
 
 func (f *fakeTables) rests(seen map[uint32]time.Time, i uint32) bool {
@@ -105,6 +156,23 @@ func (f *fakeTables) putSlots(first uint32, ids []uint32) error {
 		f.slots.store32(slot, 0, id)
 		f.look()
 	}
+	return nil
+}
+
+func (f *fakeTables) holds(first uint32, ids []uint32) bool { return f.slots.holds(first, ids) }
+
+func (f *fakeTables) turnBackend(id uint32, state uint8) error {
+	if err := f.store(); err != nil {
+		return err
+	}
+	before := f.backends.backend(id)
+	f.backends.turnBackend(id, state)
+	after := f.backends.backend(id)
+	if before.State == state || before.State == backendFree || after.Epoch != before.Epoch {
+		f.t.Fatalf("turned backend %d from state %d to %d, epoch %d to %d", id, before.State, state,
+			before.Epoch, after.Epoch)
+	}
+	f.look()
 	return nil
 }
 
@@ -144,10 +212,7 @@ func (f *fakeTables) putServices(keys []serviceKey, values []service) (int, erro
 		f.services[k] = values[i]
 		if !isMarker(k) {
 			f.published[k] = f.read(values[i])
-			want, wanted := f.desired(fromKey(k))
-			if !wanted || !slices.Equal(want, f.published[k]) {
-				f.t.Fatalf("%s: published %v, want %v", describeKey(k), f.published[k], want)
-			}
+			f.mustBeWanted(k, values[i])
 		}
 		f.look()
 	}

@@ -71,13 +71,30 @@ func (m *memory) backend(id uint32) backend {
 	return b
 }
 
-// fillBackend writes an entry of backends that is free, and makes it active as its last step. The
+// fillBackend writes an entry of backends that is free, and gives it its state as its last step. The
 // epoch rises once more: should a predecessor have died half-way, no flow of its can match.
 func (m *memory) fillBackend(id uint32, b backend) {
 	_, _, _, epoch := splitBackendWord(atomic.LoadUint64(m.backendWord(id)))
 	entry := (*backend)(m.at(id, 0))
 	entry.Addr, entry.Service, entry.Used = b.Addr, b.Service, 0
-	atomic.StoreUint64(m.backendWord(id), backendWord(b.Port, b.Proto, backendActive, epoch+1))
+	atomic.StoreUint64(m.backendWord(id), backendWord(b.Port, b.Proto, b.State, epoch+1))
+}
+
+// turnBackend changes the state of an entry of backends, and nothing else: what was decided from it
+// still holds.
+func (m *memory) turnBackend(id uint32, state uint8) {
+	port, proto, _, epoch := splitBackendWord(atomic.LoadUint64(m.backendWord(id)))
+	atomic.StoreUint64(m.backendWord(id), backendWord(port, proto, state, epoch))
+}
+
+// holds says whether the entries from first on, of 32 bits each, are these. first+len is in range.
+func (m *memory) holds(first uint32, values []uint32) bool {
+	for i, v := range values {
+		if m.load32(first+uint32(i), 0) != v {
+			return false
+		}
+	}
+	return true
 }
 
 // freeBackend makes an entry free and raises its epoch in one store. Two stores would be wrong in

@@ -59,6 +59,7 @@ func (l *Loader) Collector() prometheus.Collector {
 		revision: desc("sync_revision", "Revision of the registry that the maps reflect."),
 		lag:      desc("sync_lag_seconds", "For how long a change has been on its way to the maps; 0: none is."),
 		pending:  desc("sync_pending_frontends", "Frontends that are not in the maps as they should be."),
+		draining: desc("draining_backends", "Backends of frontends that keep what they have and take nothing new."),
 		closed:   desc("closed_identities", "Identities of containers that are closed because their policies could not be written."),
 		attached: desc("attached_interfaces", "Interfaces of containers that the programs serve."),
 		errors:   desc("scrape_errors", "Groups of the loader's metrics that could not be read in this scrape."),
@@ -73,6 +74,7 @@ type collector struct {
 	drops, policies                                  *prometheus.Desc
 	entries, limit, memory                           *prometheus.Desc
 	revision, lag, pending, closed, attached, errors *prometheus.Desc
+	draining                                         *prometheus.Desc
 }
 
 // counterHelp says what the fields of struct counters that are no drops count. One that is not here
@@ -124,6 +126,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.revision, float64(l.Revision()))
 	gauge(c.lag, l.progress.lag(l.o.now()).Seconds())
 	gauge(c.pending, float64(l.pending()))
+	gauge(c.draining, float64(l.draining()))
 	gauge(c.closed, float64(l.closedIdentities()))
 	gauge(c.attached, float64(len(l.Interfaces())))
 	l.metrics.duration.Collect(out)

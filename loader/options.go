@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/policy"
 )
 
@@ -33,6 +35,11 @@ type Options struct {
 	EventRate uint32
 	// EventSample reports the verdict on one of so many new flows; 0: on none.
 	EventSample uint32
+	// Algorithm is that of services that name none; the default is random.
+	Algorithm registry.Algorithm
+	// MaglevTableSize is how many slots each Maglev table has, one of MaglevTableSizes; 0:
+	// DefaultMaglevTableSize.
+	MaglevTableSize uint32
 	// Logger may be nil.
 	Logger *slog.Logger
 
@@ -80,6 +87,18 @@ func (o Options) withDefaults() (_ Options, err error) {
 	default:
 		return o, fmt.Errorf("attach mode %q: want tcx or clsact", o.Attach)
 	}
+	if o.Algorithm == registry.AlgorithmDefault {
+		o.Algorithm = registry.AlgorithmRandom
+	}
+	if all := registry.Algorithms(); !slices.Contains(all, o.Algorithm) {
+		return o, fmt.Errorf("algorithm %q: want one of %v", o.Algorithm, all)
+	}
+	if o.MaglevTableSize == 0 {
+		o.MaglevTableSize = DefaultMaglevTableSize
+	}
+	if err := checkMaglevTableSize(o.MaglevTableSize); err != nil {
+		return o, err
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -103,3 +122,6 @@ func (o Options) withDefaults() (_ Options, err error) {
 	}
 	return o, nil
 }
+
+// choice is how runs are filled.
+func (o Options) choice() choice { return choice{o.Algorithm, o.MaglevTableSize} }

@@ -10,16 +10,30 @@ import (
 
 // held is a frontend as the maps have it.
 type held struct {
-	id      uint32   // service id; 0: none that can be trusted
-	run     run      // count 0: no run
-	members []member // in the order of the run
-	unsound bool     // the maps contradict themselves about it: write it anew, trust nothing
+	id        uint32   // service id; 0: none that can be trusted
+	run       run      // count 0: no run
+	members   []member // sorted by address
+	algorithm uint8    // enum algorithm
+	affinity  uint32   // seconds
+	shared    bool     // does not count among the frontends for which its address is marked
+	restored  bool     // read back from the maps, which do not tell weights
+	unsound   bool     // the maps contradict themselves about it: write it anew, trust nothing
 }
 
 // member is one backend of a frontend.
 type member struct {
-	addr netip.AddrPort
-	id   uint32 // index into backends
+	addr   netip.AddrPort
+	id     uint32 // index into backends
+	weight uint16 // 0: it drains, and is in no run
+	state  uint8  // as map backends has it; enum backend_state
+}
+
+// wanted returns the state that the member should have.
+func (m member) wanted() uint8 {
+	if m.weight == 0 {
+		return backendDraining
+	}
+	return backendActive
 }
 
 // change is the way of one frontend from what the maps hold to what is desired.
@@ -29,14 +43,20 @@ type change struct {
 	next     *held // nil: to be deleted
 	added    []member
 	removed  []member
-	err      error // why it cannot be made; what it had taken is given back
+	turned   []turn   // members that stay, but in another state
+	slots    []uint32 // backend ids for a run of its own; nil: it keeps the old one, or has none
+	entry    bool     // its entry in services differs
+	err      error    // why it cannot be made; what it had taken is given back
 }
+
+// turn is a member that begins or ceases to drain: its places in the old list and in the next.
+type turn struct{ old, next int }
 
 // newID says whether the change brings a service id of its own.
 func (c *change) newID() bool { return c.next != nil && (c.old == nil || c.old.id != c.next.id) }
 
 // newRun says whether the change brings a run of its own.
-func (c *change) newRun() bool { return c.next != nil && c.next.run.count > 0 }
+func (c *change) newRun() bool { return c.next != nil && c.slots != nil }
 
 // plan takes the ids and slots that lead from what the maps hold to what is desired. It returns nil
 // when there is nothing to do. On error nothing is taken.
@@ -48,16 +68,20 @@ func (s *syncer) plan(f registry.Frontend) (_ *change, err error) {
 		return nil, nil
 	case !wanted:
 		return &change{frontend: f, old: old, removed: old.members}, nil
-	case old != nil && !old.unsound && sameBackends(old.members, want.Backends):
+	}
+	algorithm := s.algorithmOf(want)
+	if old != nil && old.is(want, algorithm) {
 		return nil, nil
 	}
-	c := &change{frontend: f, old: old, next: &held{}}
+	c := &change{frontend: f, old: old, next: &held{
+		algorithm: algorithm, affinity: want.AffinityTimeout, shared: want.Shared,
+	}}
 	defer func() {
 		if err != nil {
 			s.cancel(c)
 		}
 	}()
-	if old != nil && !old.unsound {
+	if c.sound() {
 		c.next.id = old.id
 	} else if c.next.id, err = s.serviceIDs.alloc(); err != nil {
 		return nil, err
@@ -65,46 +89,68 @@ func (s *syncer) plan(f registry.Frontend) (_ *change, err error) {
 	if err := s.planMembers(c, want.Backends); err != nil {
 		return nil, err
 	}
-	if n := uint32(len(want.Backends)); n > 0 {
-		first, err := s.runs.alloc(n)
-		if err != nil {
-			return nil, err
-		}
-		c.next.run = run{first, n}
+	if err := s.planRun(c); err != nil {
+		return nil, err
 	}
+	c.entry = !c.sound() || old.toService() != c.next.toService()
 	return c, nil
 }
 
-// planMembers keeps the ids of backends that stay, and takes new ones for those that come.
+// sound says whether there is something old that can be kept.
+func (c *change) sound() bool { return c.old != nil && !c.old.unsound }
+
+// planMembers keeps the ids of backends that stay, and takes new ones for those that come. Both lists
+// are sorted.
 func (s *syncer) planMembers(c *change, want []registry.Backend) error {
-	stay := make(map[netip.AddrPort]uint32, len(want))
-	if c.old != nil && !c.old.unsound {
-		for _, m := range c.old.members {
-			stay[m.addr] = m.id
-		}
+	var old []member
+	if c.sound() {
+		old = c.old.members
 	}
+	c.next.members = make([]member, 0, len(want))
+	at := 0
 	for _, b := range want {
-		addr := b.AddrPort
-		if id, ok := stay[addr]; ok {
-			c.next.members = append(c.next.members, member{addr, id})
-			delete(stay, addr)
+		for at < len(old) && old[at].addr.Compare(b.AddrPort) < 0 {
+			c.removed = append(c.removed, old[at])
+			at++
+		}
+		m := member{addr: b.AddrPort, weight: weightOf(b)}
+		if at < len(old) && old[at].addr == b.AddrPort {
+			m.id, m.state = old[at].id, old[at].state
+			if m.state != m.wanted() {
+				c.turned = append(c.turned, turn{at, len(c.next.members)})
+			}
+			c.next.members = append(c.next.members, m)
+			at++
 			continue
 		}
-		id, err := s.backendIDs.alloc()
-		if err != nil {
+		var err error
+		if m.id, err = s.backendIDs.alloc(); err != nil {
 			return err
 		}
-		m := member{addr, id}
+		m.state = m.wanted()
 		c.next.members = append(c.next.members, m)
 		c.added = append(c.added, m)
 	}
-	if c.old != nil {
-		for _, m := range c.old.members {
-			if _, gone := stay[m.addr]; gone {
-				c.removed = append(c.removed, m)
-			}
-		}
+	c.removed = append(c.removed, old[at:]...)
+	return nil
+}
+
+// planRun keeps the run when it holds already what it should, or takes one.
+func (s *syncer) planRun(c *change) error {
+	slots := s.content(c.next)
+	if len(slots) == 0 {
+		return nil
 	}
+	count := uint32(len(slots))
+	if c.sound() && c.old.run.count == count && s.tables.holds(c.old.run.first, slots) {
+		c.next.run = c.old.run
+		return nil
+	}
+	first, err := s.runs.alloc(count)
+	if err != nil {
+		return err
+	}
+	c.next.run, c.slots = run{first, count}, slots
 	return nil
 }
 
@@ -122,30 +168,50 @@ func (s *syncer) cancel(c *change) {
 	}
 }
 
-func sameBackends(have []member, want []registry.Backend) bool {
-	return slices.EqualFunc(have, want, func(m member, b registry.Backend) bool { return m.addr == b.AddrPort })
+// is says whether the maps hold what is wanted.
+func (h *held) is(want registry.Resolved, algorithm uint8) bool {
+	return !h.unsound && !h.restored && h.algorithm == algorithm &&
+		h.affinity == want.AffinityTimeout && h.shared == want.Shared &&
+		slices.EqualFunc(h.members, want.Backends, func(m member, b registry.Backend) bool {
+			return m.addr == b.AddrPort && m.weight == weightOf(b) && m.state == m.wanted()
+		})
+}
+
+// weightOf returns a backend's weight; 0: it drains.
+func weightOf(b registry.Backend) uint16 {
+	if b.Draining {
+		return 0
+	}
+	return min(max(b.Weight, 1), registry.MaxWeight)
 }
 
 // toService returns the entry that publishes what is held.
 func (h *held) toService() service {
-	return service{First: h.run.first, Count: h.run.count, Id: h.id}
+	return service{
+		First: h.run.first, Count: h.run.count, Id: h.id,
+		AffinityTimeout: h.affinity, Algorithm: h.algorithm,
+	}
 }
 
 // toBackend returns the entry of one of its backends.
 func (h *held) toBackend(f registry.Frontend, m member) backend {
 	return backend{
 		Addr: toAddress(m.addr.Addr()), Port: m.addr.Port(), Proto: uint8(f.Protocol),
-		State: backendActive, Service: h.id,
+		State: m.state, Service: h.id,
 	}
 }
 
-// slots returns the backend ids that fill its run.
-func (h *held) slots() []uint32 {
-	ids := make([]uint32, len(h.members))
-	for i, m := range h.members {
-		ids[i] = m.id
+// draining counts the backends that drain.
+func (h *held) draining() (n int) {
+	if h == nil {
+		return 0
 	}
-	return ids
+	for _, m := range h.members {
+		if m.weight == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // describeKey writes a services key the way people do.

@@ -50,8 +50,24 @@ func (s *syncer) writeBackends(changes []*change) []*change {
 				return err
 			}
 		}
-		return nil
+		return s.turn(c, backendActive)
 	})
+}
+
+// turn tells the members that begin or cease to drain, and are to have this state from now on, so. What
+// is held of the frontend before and after the change both know of it, whichever comes to be.
+func (s *syncer) turn(c *change, state uint8) error {
+	for _, t := range c.turned {
+		m := &c.next.members[t.next]
+		if m.wanted() != state {
+			continue
+		}
+		if err := s.tables.turnBackend(m.id, state); err != nil {
+			return err
+		}
+		m.state, c.old.members[t.old].state = state, state
+	}
+	return nil
 }
 
 func (s *syncer) writeSlots(changes []*change) []*change {
@@ -65,17 +81,21 @@ func (s *syncer) writeSlots(changes []*change) []*change {
 		if !c.newRun() {
 			return nil
 		}
-		return s.tables.putSlots(c.next.run.first, c.next.slots())
+		return s.tables.putSlots(c.next.run.first, c.slots)
 	})
 }
 
-// mark writes the entry that says "this address is a VIP" for each VIP that has none yet. It comes
+// mark writes the entry that says "this address is a VIP" for each VIP that has none yet. Of a shared
+// address only the services' ports are theirs, so those ask for no mark. It comes
 // before the VIP's first service: tc passes what is for no VIP untouched, and would otherwise do so
 // with a packet for another port of this one.
 func (s *syncer) mark(changes []*change) []*change {
 	failed := map[netip.Addr]error{}
 	var keys []serviceKey
 	for _, c := range changes {
+		if c.next.shared {
+			continue
+		}
 		addr := c.frontend.Addr
 		if s.vips[addr] == nil {
 			s.vips[addr] = &vip{}
@@ -91,25 +111,48 @@ func (s *syncer) mark(changes []*change) []*change {
 		s.vips[addr].marked = err == nil
 		failed[addr] = err
 	})
-	return s.each(changes, func(c *change) error { return failed[c.frontend.Addr] })
+	return s.each(changes, func(c *change) error {
+		if c.next.shared {
+			return nil
+		}
+		return failed[c.frontend.Addr]
+	})
 }
 
 // publish writes the services. From here on programs choose among the new backends.
 func (s *syncer) publish(changes []*change) []*change {
-	keys := make([]serviceKey, len(changes))
-	values := make([]service, len(changes))
-	for i, c := range changes {
+	var writes []*change
+	for _, c := range changes {
+		if c.entry {
+			writes = append(writes, c)
+		}
+	}
+	keys := make([]serviceKey, len(writes))
+	values := make([]service, len(writes))
+	for i, c := range writes {
 		keys[i], values[i] = toKey(c.frontend), c.next.toService()
 	}
-	s.putServices(keys, values, func(i int, err error) { changes[i].err = err })
+	s.putServices(keys, values, func(i int, err error) { writes[i].err = err })
 	return s.each(changes, func(c *change) error {
-		if c.old == nil {
-			s.vips[c.frontend.Addr].frontends++
-		}
+		s.count(c)
 		s.held[c.frontend], s.byID[c.next.id] = c.next, c.frontend
 		delete(s.dirty, c.frontend)
 		return nil
 	})
+}
+
+// count keeps the numbers of the frontends for which addresses are marked, and of backends that drain.
+func (s *syncer) count(c *change) {
+	addr := c.frontend.Addr
+	was, is := c.old != nil && !c.old.shared, c.next != nil && !c.next.shared
+	if was && !is {
+		s.vips[addr].frontends--
+		s.unsettled[addr] = nil
+	}
+	if is && !was {
+		s.vips[addr].frontends++
+	}
+	s.draining += c.next.draining() - c.old.draining()
 }
 
 // putServices writes entries, all of them even if some fail, and tells the result of each.
@@ -141,10 +184,9 @@ func (s *syncer) withdraw(changes []*change) []*change {
 		}
 	}
 	return s.each(changes, func(c *change) error {
-		s.vips[c.frontend.Addr].frontends--
+		s.count(c)
 		delete(s.held, c.frontend)
 		delete(s.dirty, c.frontend)
-		s.unsettled[c.frontend.Addr] = nil
 		return nil
 	})
 }
@@ -189,7 +231,10 @@ func (s *syncer) release(changes []*change) {
 		if c.old == nil {
 			continue
 		}
-		if c.old.run.count > 0 {
+		if err := s.turn(c, backendDraining); err != nil {
+			s.dirty[c.frontend] = err
+		}
+		if c.old.run.count > 0 && (c.next == nil || c.next.run != c.old.run) {
 			s.runs.free(c.old.run)
 		}
 		if c.old.id != 0 && (c.next == nil || c.newID()) {

@@ -11,28 +11,34 @@ import (
 func TestRestoreUnsound(t *testing.T) {
 	f := resolved("10.96.0.1", 80, 3)
 	for name, spoil := range map[string]func(w *world, v *service){
-		"slots beyond the map":       func(w *world, v *service) { v.First = w.slots.entries - 1 },
-		"slots not aligned":          func(w *world, v *service) { v.First++ },
-		"service id beyond the map":  func(w *world, v *service) { v.Id = 1 << 20 },
-		"service id 0":               func(w *world, v *service) { v.Id = 0 },
-		"service id used twice":      func(w *world, v *service) { v.Id = w.services[toKey(resolved("10.96.0.2", 80, 0).Frontend)].Id },
-		"slot leads nowhere":         func(w *world, v *service) { w.slots.store32(v.First+1, 0, 1<<30) },
-		"slot leads to backend 0":    func(w *world, v *service) { w.slots.store32(v.First+1, 0, 0) },
-		"two slots, one backend":     func(w *world, v *service) { w.slots.store32(v.First+1, 0, w.slots.load32(v.First, 0)) },
+		"slots beyond the map":      func(w *world, v *service) { v.First = w.slots.entries - 1 },
+		"slots not aligned":         func(w *world, v *service) { v.First++ },
+		"service id beyond the map": func(w *world, v *service) { v.Id = 1 << 20 },
+		"service id 0":              func(w *world, v *service) { v.Id = 0 },
+		"service id used twice":     func(w *world, v *service) { v.Id = w.services[toKey(resolved("10.96.0.2", 80, 0).Frontend)].Id },
+		"slot leads nowhere":        func(w *world, v *service) { w.slots.store32(v.First+1, 0, 1<<30) },
+		"slot leads to backend 0":   func(w *world, v *service) { w.slots.store32(v.First+1, 0, 0) },
+		"slot leads to draining backend": func(w *world, v *service) {
+			w.fakeTables.backends.turnBackend(w.slots.load32(v.First, 0), backendDraining)
+		},
+		"two backends, one address": func(w *world, v *service) {
+			b := w.fakeTables.backends.backend(w.slots.load32(v.First, 0))
+			w.fakeTables.backends.fillBackend(w.slots.load32(v.First+1, 0), b)
+		},
 		"slot leads to free backend": func(w *world, v *service) { w.fakeTables.backends.freeBackend(w.slots.load32(v.First, 0)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 1, roomySizes())
 			g := resolved("10.96.0.2", 80, 2)
-			w.resolve(f.Frontend, f.Backends)
-			w.resolve(g.Frontend, g.Backends)
+			w.resolve(f)
+			w.resolve(g)
 			if err := w.s.update(w.snapshot()); err != nil {
 				t.Fatal(err)
 			}
 			v := w.services[toKey(f.Frontend)]
 			spoil(w, &v)
 			w.services[toKey(f.Frontend)] = v
-			w.s = newSyncer(repairing{w.fakeTables}, roomySizes(), w.grace, w.clock.now)
+			w.s = newSyncer(repairing{w.fakeTables}, roomySizes(), fakeChoice, w.grace, w.clock.now)
 			if wrong := w.s.restore(w.services, w.slots, w.backends); len(wrong) == 0 {
 				t.Error("nothing was found wrong")
 			}
@@ -60,6 +66,13 @@ func (r repairing) putBackend(id uint32, b backend) error {
 	return nil
 }
 
+func (r repairing) holds(first uint32, ids []uint32) bool { return r.f.holds(first, ids) }
+
+func (r repairing) turnBackend(id uint32, state uint8) error {
+	r.f.backends.turnBackend(id, state)
+	return nil
+}
+
 func (r repairing) freeBackend(id uint32) error {
 	r.f.backends.freeBackend(id)
 	return nil
@@ -68,7 +81,7 @@ func (r repairing) freeBackend(id uint32) error {
 func (r repairing) putServices(keys []serviceKey, values []service) (int, error) {
 	for i, k := range keys {
 		r.f.services[k] = values[i]
-		r.f.published[k], _ = r.f.desired(fromKey(k))
+		r.f.published[k] = r.f.read(values[i])
 	}
 	return len(keys), nil
 }
@@ -99,10 +112,10 @@ func FuzzRestore(f *testing.F) {
 			}
 			services = services[12:]
 		}
-		w.s = newSyncer(repairing{w.fakeTables}, roomySizes(), w.grace, w.clock.now)
+		w.s = newSyncer(repairing{w.fakeTables}, roomySizes(), fakeChoice, w.grace, w.clock.now)
 		w.s.restore(w.services, w.slots, w.fakeTables.backends)
 		for _, r := range []registry.Resolved{resolved("10.96.0.1", 80, 3), resolved("10.96.0.9", 80, 2)} {
-			w.resolve(r.Frontend, r.Backends)
+			w.resolve(r)
 		}
 		if err := w.s.update(w.snapshot()); err != nil {
 			t.Fatal(err)

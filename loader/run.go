@@ -150,6 +150,13 @@ func (l *Loader) pending() int {
 	return len(l.syncer.dirty)
 }
 
+// draining returns how many backends drain.
+func (l *Loader) draining() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.syncer.draining
+}
+
 // progress is how far the maps have come.
 type progress struct {
 	mu       sync.Mutex

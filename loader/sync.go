@@ -16,17 +16,20 @@ import (
 //
 // A change of one frontend is made in this order, and each step for all changes at once:
 //
-//  1. new backends are filled and made active        (no slot leads to them yet)
+//  1. new backends are filled, those that ceased to drain made active (no slot leads to them yet)
 //  2. a fresh run of slots is filled                 (no service leads to it yet)
 //  3. a new VIP is marked, then services are written (one write switches a service to its new run)
 //  4. services that are gone are deleted, then the marks of VIPs that have none left
-//  5. backends that no run leads to are made free and their epochs raised
+//  5. backends that begin to drain are told so; those that left are made free and their epochs raised
 //  6. old runs, backends and service ids rest before they are used again
 //
 // So a program that looks at any moment finds a service's old run or its new one, complete, with
-// every backend in it active. What cannot be written stays dirty and is tried again.
+// every backend in it active. Steps in which nothing differs are left out: a service whose affinity
+// changes costs one write, a backend that drains the service's run, its entry and the backend's. What
+// cannot be written stays dirty and is tried again.
 type syncer struct {
 	tables tables
+	choice choice
 
 	desired   map[registry.Frontend]registry.Resolved
 	held      map[registry.Frontend]*held
@@ -35,6 +38,8 @@ type syncer struct {
 	dirty     map[registry.Frontend]error // desired and maps may differ; why
 	unsettled map[netip.Addr]error        // VIPs whose mark may be wrong; the error of the last try
 	unfreed   []uint32                    // backends that no run leads to, but could not be made free
+	unmet     map[registry.Frontend]error // served, but not by the algorithm that was asked for
+	draining  int                         // backends that drain
 	synced    bool                        // a snapshot has arrived: desired is everything there is
 
 	runs       *runAllocator
@@ -44,19 +49,21 @@ type syncer struct {
 
 // vip is one virtual address.
 type vip struct {
-	frontends int  // in the maps
+	frontends int  // in the maps, and not shared
 	marked    bool // the entry that says "this address is a VIP" is there
 }
 
-func newSyncer(t tables, s Sizes, grace time.Duration, now func() time.Time) *syncer {
+func newSyncer(t tables, s Sizes, c choice, grace time.Duration, now func() time.Time) *syncer {
 	return &syncer{
 		tables:     t,
+		choice:     c,
 		desired:    map[registry.Frontend]registry.Resolved{},
 		held:       map[registry.Frontend]*held{},
 		byID:       map[uint32]registry.Frontend{},
 		vips:       map[netip.Addr]*vip{},
 		dirty:      map[registry.Frontend]error{},
 		unsettled:  map[netip.Addr]error{},
+		unmet:      map[registry.Frontend]error{},
 		runs:       newRunAllocator(s.Slots, grace, now),
 		backendIDs: newIDAllocator("backends", s.Backends, grace, now),
 		serviceIDs: newIDAllocator("service_stats", s.Services, grace, now),
@@ -75,17 +82,23 @@ func (s *syncer) update(u registry.Update) error {
 			work[f] = struct{}{}
 		}
 		clear(s.desired)
+		clear(s.unmet)
 		s.synced = true
 	}
 	for _, f := range u.Delete {
 		f = canonical(f)
 		delete(s.desired, f)
+		delete(s.unmet, f)
 		work[f] = struct{}{}
 	}
 	for _, r := range u.Set {
 		r.Frontend = canonical(r.Frontend)
 		r.Backends = canonicalBackends(r.Backends)
 		s.desired[r.Frontend] = r
+		delete(s.unmet, r.Frontend)
+		if err := s.choice.tooMany(r); err != nil {
+			s.unmet[r.Frontend] = err
+		}
 		work[r.Frontend] = struct{}{}
 	}
 	if freed := s.pass(slices.Collect(maps.Keys(work))); freed && len(s.dirty) > 0 || s.crowded() {
@@ -146,22 +159,7 @@ func (s *syncer) retry() error {
 
 // incomplete returns an error that names what is not in the maps as it should be, or nil.
 func (s *syncer) incomplete() error {
-	const named = 3
-	var first []registry.Frontend
-	for f := range s.dirty {
-		i, _ := slices.BinarySearchFunc(first, f, compareFrontends)
-		if i < named {
-			first = slices.Insert(first, i, f)
-			first = first[:min(len(first), named)]
-		}
-	}
-	var errs []error
-	for _, f := range first {
-		errs = append(errs, fmt.Errorf("%s: %w", describe(f), s.dirty[f]))
-	}
-	if more := len(s.dirty) - len(first); more > 0 {
-		errs = append(errs, fmt.Errorf("and %d more", more))
-	}
+	errs := append(firstErrors(s.dirty), firstErrors(s.unmet)...)
 	for addr, err := range s.unsettled {
 		errs = append(errs, fmt.Errorf("mark of VIP %s: %w", addr, err))
 		break
@@ -170,6 +168,26 @@ func (s *syncer) incomplete() error {
 		errs = append(errs, fmt.Errorf("%d backends could not be made free", n))
 	}
 	return errors.Join(errs...)
+}
+
+// firstErrors returns the errors of the first frontends, and how many more there are.
+func firstErrors(of map[registry.Frontend]error) (errs []error) {
+	const named = 3
+	var first []registry.Frontend
+	for f := range of {
+		i, _ := slices.BinarySearchFunc(first, f, compareFrontends)
+		if i < named {
+			first = slices.Insert(first, i, f)
+			first = first[:min(len(first), named)]
+		}
+	}
+	for _, f := range first {
+		errs = append(errs, fmt.Errorf("%s: %w", describe(f), of[f]))
+	}
+	if more := len(of) - len(first); more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more", more))
+	}
+	return errs
 }
 
 // pending says whether there is something to retry.

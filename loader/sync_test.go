@@ -2,7 +2,6 @@ package loader
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -17,17 +16,18 @@ import (
 type world struct {
 	*fakeTables
 	s    *syncer
-	want map[registry.Frontend][]registry.Backend
+	want map[registry.Frontend]registry.Resolved
+	kept map[registry.Frontend]map[netip.AddrPort]idEpoch // as of the last time that all was there
 	rnd  *rand.Rand
 }
 
 func newWorld(t *testing.T, seed uint64, sizes Sizes) *world {
 	w := &world{
-		fakeTables: newFake(t, sizes), want: map[registry.Frontend][]registry.Backend{},
+		fakeTables: newFake(t, sizes), want: map[registry.Frontend]registry.Resolved{},
 		rnd: rand.New(rand.NewPCG(seed, 3)),
 	}
-	w.desired = func(f registry.Frontend) ([]registry.Backend, bool) { b, ok := w.want[f]; return b, ok }
-	w.s = newSyncer(w.fakeTables, sizes, w.grace, w.clock.now)
+	w.desired = func(f registry.Frontend) (registry.Resolved, bool) { b, ok := w.want[f]; return b, ok }
+	w.s = newSyncer(w.fakeTables, sizes, fakeChoice, w.grace, w.clock.now)
 	return w
 }
 
@@ -36,7 +36,7 @@ func (w *world) restart(sizes Sizes) {
 	// Programs that were running are over: the loader waits for that.
 	clear(w.slotSeen)
 	clear(w.idSeen)
-	w.s = newSyncer(w.fakeTables, sizes, w.grace, w.clock.now)
+	w.s = newSyncer(w.fakeTables, sizes, fakeChoice, w.grace, w.clock.now)
 	for _, wrong := range w.s.restore(w.services, w.slots, w.backends) {
 		w.t.Fatalf("restore: %v", wrong)
 	}
@@ -55,16 +55,35 @@ func (w *world) frontend() registry.Frontend {
 func (w *world) someBackends() []registry.Backend {
 	all := []registry.Backend{}
 	for i := range 8 {
-		if w.rnd.IntN(3) == 0 {
-			all = append(all, registry.Evenly(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}), 8080))...)
+		if w.rnd.IntN(3) > 0 {
+			continue
 		}
+		b := registry.Backend{
+			AddrPort: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}), 8080),
+			Weight:   uint16(1 + w.rnd.IntN(3)), Draining: w.rnd.IntN(4) == 0,
+		}
+		if b.Draining {
+			b.Weight = 0
+		}
+		all = append(all, b)
 	}
 	return all
 }
 
-func (w *world) resolve(f registry.Frontend, b []registry.Backend) registry.Resolved {
-	w.want[f] = b
-	return registry.Resolved{Frontend: f, Backends: b}
+// some makes up what is wanted of a frontend.
+func (w *world) some(f registry.Frontend) registry.Resolved {
+	r := registry.Resolved{Frontend: f, Backends: w.someBackends(), Shared: w.rnd.IntN(4) == 0}
+	r.Algorithm = []registry.Algorithm{"", registry.AlgorithmRandom, registry.AlgorithmMaglev}[w.rnd.IntN(3)]
+	r.AffinityTimeout = uint32(w.rnd.IntN(3))
+	if old, there := w.want[f]; there && w.rnd.IntN(2) == 0 {
+		r.Backends = old.Backends // and so only what is around them differs, if anything
+	}
+	return r
+}
+
+func (w *world) resolve(r registry.Resolved) registry.Resolved {
+	w.want[r.Frontend] = r
+	return r
 }
 
 // update makes up a change and notes what is wanted after it.
@@ -80,7 +99,7 @@ func (w *world) update() registry.Update {
 		case w.rnd.IntN(3) > 0:
 			u.Set = slices.DeleteFunc(u.Set, func(r registry.Resolved) bool { return r.Frontend == f })
 			u.Delete = slices.DeleteFunc(u.Delete, func(g registry.Frontend) bool { return g == f })
-			u.Set = append(u.Set, w.resolve(f, w.someBackends()))
+			u.Set = append(u.Set, w.resolve(w.some(f)))
 		case !u.Snapshot:
 			u.Set = slices.DeleteFunc(u.Set, func(r registry.Resolved) bool { return r.Frontend == f })
 			u.Delete = append(u.Delete, f)
@@ -92,41 +111,65 @@ func (w *world) update() registry.Update {
 
 func (w *world) snapshot() registry.Update {
 	u := registry.Update{Snapshot: true}
-	for f, b := range w.want {
-		u.Set = append(u.Set, registry.Resolved{Frontend: f, Backends: b})
+	for _, r := range w.want {
+		u.Set = append(u.Set, r)
 	}
 	return u
 }
 
-// mustHold fails the test unless the maps hold what is wanted and nothing is leaked.
+// mustHold fails the test unless the maps hold what is wanted and nothing is leaked. What stayed since the
+// last time has the ids and epochs that it had.
 func (w *world) mustHold() {
 	w.t.Helper()
 	vips := map[netip.Addr]bool{}
-	for f, b := range w.want {
-		vips[f.Addr] = true
+	clear(w.settled)
+	for f, r := range w.want {
 		v, there := w.services[toKey(f)]
-		if found := w.read(v); !there || !slices.Equal(found, b) {
-			w.t.Fatalf("%s: %v (there: %v), want %v", describe(f), found, there, b)
+		if !there {
+			w.t.Fatalf("%s is missing", describe(f))
+		}
+		w.mustBeWanted(toKey(f), v)
+		if w.settled[f] = r.Shared; !r.Shared {
+			vips[f.Addr] = true
+		}
+	}
+	for k := range w.services {
+		if isMarker(k) && !vips[fromAddress(k.Addr)] {
+			w.t.Fatalf("%s is marked, but no service has it for itself", describeKey(k))
 		}
 	}
 	if len(w.services) != len(w.want)+len(vips) {
 		w.t.Fatalf("%d entries, want %d and %d marks", len(w.services), len(w.want), len(vips))
 	}
-	var backends, slots uint32
-	for _, b := range w.want {
-		backends += uint32(len(b))
-		if len(b) > 0 {
-			slots += 1 << orderOf(uint32(len(b)))
+	w.look()
+	w.mustOwnAll()
+	w.mustKeep()
+}
+
+// mustOwnAll fails the test unless what is taken of the maps is what the wanted frontends take.
+func (w *world) mustOwnAll() {
+	w.t.Helper()
+	var active, draining, slots uint32
+	for _, r := range w.want {
+		for _, b := range r.Backends {
+			if b.Draining {
+				draining++
+			} else {
+				active++
+			}
+		}
+		if n := len(slowRun(r)); n > 0 {
+			slots += 1 << orderOf(uint32(n))
 		}
 	}
-	active := uint32(0)
+	states := map[uint8]uint32{}
 	for id := uint32(1); id < w.backends.entries; id++ {
-		if w.backends.backend(id).State == backendActive {
-			active++
-		}
+		states[w.backends.backend(id).State]++
 	}
-	if active != backends || w.s.backendIDs.live() != backends {
-		w.t.Fatalf("%d backends active, %d ids taken, want %d", active, w.s.backendIDs.live(), backends)
+	if states[backendActive] != active || states[backendDraining] != draining ||
+		w.s.backendIDs.live() != active+draining || w.s.draining != int(draining) {
+		w.t.Fatalf("%d backends active, %d draining (%d are known of), %d ids taken; want %d and %d",
+			states[backendActive], states[backendDraining], w.s.draining, w.s.backendIDs.live(), active, draining)
 	}
 	if got := w.s.runs.used - w.s.runs.idle; got != slots {
 		w.t.Fatalf("%d slots taken, want %d", got, slots)
@@ -136,9 +179,37 @@ func (w *world) mustHold() {
 	}
 }
 
+// mustKeep fails the test unless each backend has the entry that it had before, and the state that it
+// should have now.
+func (w *world) mustKeep() {
+	w.t.Helper()
+	before := w.kept
+	w.kept = map[registry.Frontend]map[netip.AddrPort]idEpoch{}
+	for f := range w.want {
+		w.kept[f] = map[netip.AddrPort]idEpoch{}
+	}
+	for id := uint32(1); id < w.backends.entries; id++ {
+		b := w.backends.backend(id)
+		if b.State == backendFree {
+			continue
+		}
+		f, addr := w.s.byID[b.Service], netip.AddrPortFrom(fromAddress(b.Addr), b.Port)
+		now := idEpoch{id, b.Epoch}
+		if old, was := before[f][addr]; was && old != now {
+			w.t.Fatalf("%s: backend %s was %+v and is %+v", describe(f), addr, old, now)
+		}
+		w.kept[f][addr] = now
+		if !slices.ContainsFunc(w.want[f].Backends, func(want registry.Backend) bool {
+			return want.AddrPort == addr && want.Draining == (b.State == backendDraining)
+		}) {
+			w.t.Fatalf("%s: backend %s is in state %d, want %v", describe(f), addr, b.State, w.want[f].Backends)
+		}
+	}
+}
+
 func roomySizes() Sizes {
 	s := smallSizes()
-	s.Services, s.Slots, s.Backends = 512, 8192, 4096
+	s.Services, s.Slots, s.Backends = 512, 65536, 4096
 	return s
 }
 
@@ -149,6 +220,15 @@ func TestSyncAgainstModel(t *testing.T) {
 			w.clock.t = w.clock.t.Add(time.Duration(w.rnd.IntN(2000)) * time.Millisecond)
 			if err := w.s.update(w.update()); err != nil {
 				t.Fatal(err)
+			}
+			w.mustHold()
+			if w.rnd.IntN(20) > 0 {
+				continue
+			}
+			w.restart(roomySizes())
+			w.stores = 0
+			if err := w.s.update(w.snapshot()); err != nil || w.stores != 0 {
+				t.Fatalf("seed %d: a snapshot that changes nothing after a restart: %d stores, %v", seed, w.stores, err)
 			}
 			w.mustHold()
 		}
@@ -238,6 +318,11 @@ func (k killed) putBackend(id uint32, b backend) error {
 	return k.fakeTables.putBackend(id, b)
 }
 
+func (k killed) turnBackend(id uint32, state uint8) error {
+	k.die()
+	return k.fakeTables.turnBackend(id, state)
+}
+
 func (k killed) freeBackend(id uint32) error {
 	k.die()
 	return k.fakeTables.freeBackend(id)
@@ -266,7 +351,7 @@ func TestSyncFull(t *testing.T) {
 		sizes func(*Sizes)
 	}{
 		{"services", func(s *Sizes) { s.Services = 12 }},
-		{"slots", func(s *Sizes) { s.Slots = 16 }},
+		{"slots", func(s *Sizes) { s.Slots = 32 }},
 		{"backends", func(s *Sizes) { s.Backends = 12 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -282,6 +367,9 @@ func TestSyncFull(t *testing.T) {
 						t.Fatal(err)
 					}
 					full = full || err != nil
+					for f, h := range w.s.held {
+						w.settled[f] = h.shared // of what did not fit the old state stays
+					}
 					if missing := w.missing(); (missing > 0) != (err != nil) {
 						t.Fatalf("%d frontends are missing, error: %v", missing, err)
 					}
@@ -294,7 +382,7 @@ func TestSyncFull(t *testing.T) {
 				u.Set = u.Set[:min(1, len(u.Set))]
 				clear(w.want)
 				for _, r := range u.Set {
-					w.resolve(r.Frontend, r.Backends)
+					w.resolve(r)
 				}
 				_ = w.s.update(u)
 				w.clock.t = w.clock.t.Add(time.Minute)
@@ -309,52 +397,13 @@ func TestSyncFull(t *testing.T) {
 
 // missing counts the frontends that are not as they should be.
 func (w *world) missing() (n int) {
-	for f, b := range w.want {
+	for f, r := range w.want {
 		v, there := w.services[toKey(f)]
-		if !there || !slices.Equal(w.read(v), b) {
+		if !there || v.AffinityTimeout != r.AffinityTimeout || !slices.Equal(w.read(v), slowRun(r)) {
 			n++
 		}
 	}
 	return n
-}
-
-// TestSyncKeepsWhatStays: a change of one backend leaves the ids and epochs of the others alone, so
-// that their flows stay warm, and writes nothing else.
-func TestSyncKeepsWhatStays(t *testing.T) {
-	w := newWorld(t, 1, roomySizes())
-	var u registry.Update
-	u.Snapshot = true
-	for i := range 20 {
-		r := resolved(fmt.Sprintf("10.96.1.%d", i), 80, 4)
-		u.Set = append(u.Set, w.resolve(r.Frontend, r.Backends))
-	}
-	if err := w.s.update(u); err != nil {
-		t.Fatal(err)
-	}
-	f := u.Set[3].Frontend
-	before := w.idsOf(f)
-	w.stores = 0
-	if err := w.s.update(registry.Update{Set: []registry.Resolved{
-		w.resolve(f, slices.Delete(slices.Clone(u.Set[3].Backends), 1, 2)),
-	}}); err != nil {
-		t.Fatal(err)
-	}
-	w.mustHold()
-	gone := before[1]
-	if got, want := w.idsOf(f), slices.Delete(slices.Clone(before), 1, 2); !slices.Equal(got, want) {
-		t.Errorf("backends %v became %v, want %v", before, got, want)
-	}
-	if b := w.backends.backend(gone.id); b.State != backendFree || b.Epoch == gone.epoch {
-		t.Errorf("the backend that went has state %d, epoch %d after %d", b.State, b.Epoch, gone.epoch)
-	}
-	// Three slots, one service, one backend freed.
-	if w.stores != 5 {
-		t.Errorf("%d stores for one backend less, want 5", w.stores)
-	}
-	w.stores = 0
-	if err := w.s.update(w.snapshot()); err != nil || w.stores != 0 {
-		t.Errorf("a snapshot that changes nothing: %d stores, %v", w.stores, err)
-	}
 }
 
 // TestSyncUnmarks: a VIP whose service found no room does not stay marked.
@@ -363,8 +412,8 @@ func TestSyncUnmarks(t *testing.T) {
 	sizes.Services = 3
 	w := newWorld(t, 1, sizes)
 	a, b := resolved("10.96.0.1", 80, 1), resolved("10.96.0.2", 80, 1)
-	w.resolve(a.Frontend, a.Backends)
-	w.resolve(b.Frontend, b.Backends)
+	w.resolve(a)
+	w.resolve(b)
 	if err := w.s.update(w.snapshot()); !errors.Is(err, ErrFull) {
 		t.Fatalf("two VIPs in three entries: %v", err)
 	}
@@ -380,23 +429,13 @@ func TestSyncEndsRest(t *testing.T) {
 	w := newWorld(t, 1, sizes)
 	r := resolved("10.96.0.1", 80, 9)
 	for i := range 100 { // and no time passes
-		w.resolve(r.Frontend, r.Backends[i%2:])
-		u := registry.Update{Set: []registry.Resolved{{Frontend: r.Frontend, Backends: r.Backends[i%2:]}}}
+		u := registry.Update{Set: []registry.Resolved{w.resolve(registry.Resolved{
+			Frontend: r.Frontend, Backends: r.Backends[i%2:],
+		})}}
 		if err := w.s.update(u); err != nil {
 			t.Fatalf("change %d: %v", i, err)
 		}
 	}
-}
-
-type idEpoch struct{ id, epoch uint32 }
-
-func (w *world) idsOf(f registry.Frontend) (ids []idEpoch) {
-	v := w.services[toKey(f)]
-	for i := range v.Count {
-		id := w.slots.load32(v.First+i, 0)
-		ids = append(ids, idEpoch{id, w.backends.backend(id).Epoch})
-	}
-	return ids
 }
 
 func BenchmarkSyncOne(b *testing.B) {
@@ -418,6 +457,8 @@ func BenchmarkSyncOne(b *testing.B) {
 type nullTables struct{}
 
 func (nullTables) putSlots(uint32, []uint32) error                      { return nil }
+func (nullTables) holds(uint32, []uint32) bool                          { return false }
+func (nullTables) turnBackend(uint32, uint8) error                      { return nil }
 func (nullTables) putBackend(uint32, backend) error                     { return nil }
 func (nullTables) freeBackend(uint32) error                             { return nil }
 func (nullTables) putServices(k []serviceKey, _ []service) (int, error) { return len(k), nil }

@@ -13,8 +13,12 @@ import (
 type tables interface {
 	// putSlots writes backend ids to a run that no service's entry leads to yet.
 	putSlots(first uint32, ids []uint32) error
-	// putBackend fills a free entry and makes it active as its last step. The epoch is raised.
+	// holds says whether a run holds these backend ids.
+	holds(first uint32, ids []uint32) bool
+	// putBackend fills a free entry and gives it its state as its last step. The epoch is raised.
 	putBackend(id uint32, b backend) error
+	// turnBackend makes an active entry draining, or the other way round. The epoch stays.
+	turnBackend(id uint32, state uint8) error
 	// freeBackend makes an entry free and raises its epoch, both in one store.
 	freeBackend(id uint32) error
 	// putServices writes entries and returns how many of them, from the first on. The error is
@@ -55,6 +59,13 @@ func (t *kernelTables) putSlots(first uint32, ids []uint32) error {
 	for i, id := range ids {
 		t.slots.store32(first+uint32(i), 0, id)
 	}
+	return nil
+}
+
+func (t *kernelTables) holds(first uint32, ids []uint32) bool { return t.slots.holds(first, ids) }
+
+func (t *kernelTables) turnBackend(id uint32, state uint8) error {
+	t.backends.turnBackend(id, state)
 	return nil
 }
 
