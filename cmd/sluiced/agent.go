@@ -136,6 +136,8 @@ func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
 		SocketTranslation: c.Datapath.SocketTranslation,
 		Sizes:             loader.DefaultSizes().Scale(c.Datapath.MapScale),
 		Node:              c.Node.Name,
+		Algorithm:         c.Services.Algorithm,
+		MaglevTableSize:   uint32(c.Services.MaglevTableSize),
 		PolicyAudit:       c.Policy.Audit,
 		EventRate:         uint32(c.Events.Rate),
 		EventSample:       uint32(c.Events.Sample),

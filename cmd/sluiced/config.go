@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/sluice-net/sluice/loader"
+	"github.com/sluice-net/sluice/registry"
 )
 
 // Config is the agent's configuration file. defaults fills every key; a file changes some.
@@ -33,7 +34,9 @@ type Config struct {
 		MTU   int            // of containers' interfaces, in bytes; 0: that of the uplink
 	}
 	Services struct {
-		CIDRs []netip.Prefix // where services get their VIPs from
+		CIDRs           []netip.Prefix     // where services get their VIPs from
+		Algorithm       registry.Algorithm // of services that name none
+		MaglevTableSize int                // slots; a prime, see loader.MaglevTableSizes
 	}
 	Datapath struct {
 		SocketTranslation bool    // translate at connect and sendmsg; off: only packets are
@@ -75,6 +78,8 @@ func defaults() *Config {
 	c.Paths.Cgroup = "/sys/fs/cgroup"
 	c.Containers.CIDRs = prefixes("10.244.1.0/24", "fd00:10:244:1::/64")
 	c.Services.CIDRs = prefixes("10.96.0.0/16", "fd00:10:96::/112")
+	c.Services.Algorithm = registry.AlgorithmRandom
+	c.Services.MaglevTableSize = loader.DefaultMaglevTableSize
 	c.Datapath.SocketTranslation = true
 	c.Datapath.MapScale = 1
 	c.Datapath.Attach = attachAuto
@@ -154,7 +159,9 @@ func (c *Config) schema(d *document) decoder {
 			"mtu":   d.integer(&c.Containers.MTU),
 		}),
 		"services": d.object(keys{
-			"cidrs": list(d, &c.Services.CIDRs, parsePrefix),
+			"cidrs":           list(d, &c.Services.CIDRs, parsePrefix),
+			"algorithm":       d.text((*string)(&c.Services.Algorithm)),
+			"maglevTableSize": d.integer(&c.Services.MaglevTableSize),
 		}),
 		"datapath": d.object(keys{
 			"socketTranslation": d.boolean(&c.Datapath.SocketTranslation),
@@ -184,6 +191,12 @@ func (c *Config) check(d *document) {
 	}
 	c.checkPaths(d)
 	c.checkRanges(d)
+	if all := registry.Algorithms(); !slices.Contains(all, c.Services.Algorithm) {
+		d.fail("services.algorithm", "%q: want one of %v", c.Services.Algorithm, all)
+	}
+	if all, size := loader.MaglevTableSizes(), c.Services.MaglevTableSize; size < 0 || !slices.Contains(all, uint32(size)) {
+		d.fail("services.maglevTableSize", "%d: want one of %v", size, all)
+	}
 	if s := c.Datapath.MapScale; !(s >= 0.001 && s <= 64) { // so that NaN fails as well
 		d.fail("datapath.mapScale", "%v: want 0.001 to 64", s)
 	}
