@@ -8,10 +8,26 @@ var (
 	ErrVIPTaken      = errors.New("address is in use")
 	ErrVIPOutOfRange = errors.New("address is not in the service ranges")
 	ErrVIPsExhausted = errors.New("no free address is left")
-	// ErrVIPImmutable: a living service neither changes its address nor becomes headless.
-	ErrVIPImmutable = errors.New("the address of a service cannot be changed")
+	// ErrVIPImmutable: a living service becomes headless, or the opposite, or gets a VIP of another family in
+	// front without naming it.
+	ErrVIPImmutable       = errors.New("the address of a service cannot be changed")
+	ErrNodePortTaken      = errors.New("node port is in use")
+	ErrNodePortOutOfRange = errors.New("node port is not in the range of node ports")
+	ErrNodePortsExhausted = errors.New("no free node port is left")
 	// ErrFamily: the IP families asked for contradict each other or have no range.
 	ErrFamily = errors.New("IP families do not fit")
 	// ErrInvalid: an object that no store would take.
 	ErrInvalid = errors.New("invalid object")
 )
+
+// FieldError says which field of an object, as users write it in YAML, an error is about.
+type FieldError struct {
+	Field string // as in spec.ports[0].nodePort
+	Err   error
+}
+
+// Error returns what Err says: the field is told beside it.
+func (e *FieldError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *FieldError) Unwrap() error { return e.Err }

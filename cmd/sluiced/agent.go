@@ -101,7 +101,8 @@ func (a *agent) open(ctx context.Context) (err error) {
 		Dir:          filepath.Join(c.Paths.State, "registry"),
 		Run:          c.Paths.Run,
 		ServiceCIDRs: c.Services.CIDRs,
-		Logger:       a.log.With("part", "registry"),
+		NodePorts:    c.Services.NodePorts, ContainerCIDRs: c.Containers.CIDRs,
+		Logger: a.log.With("part", "registry"),
 	})
 	if err != nil {
 		return err

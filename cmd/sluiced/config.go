@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-net/sluice/loader"
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/etcd"
 )
 
 // Config is the agent's configuration file. defaults fills every key; a file changes some.
@@ -35,6 +36,7 @@ type Config struct {
 	}
 	Services struct {
 		CIDRs           []netip.Prefix     // where services get their VIPs from
+		NodePorts       etcd.PortRange     // where ports get their node ports from
 		Algorithm       registry.Algorithm // of services that name none
 		MaglevTableSize int                // slots; a prime, see loader.MaglevTableSizes
 	}
@@ -78,6 +80,7 @@ func defaults() *Config {
 	c.Paths.Cgroup = "/sys/fs/cgroup"
 	c.Containers.CIDRs = prefixes("10.244.1.0/24", "fd00:10:244:1::/64")
 	c.Services.CIDRs = prefixes("10.96.0.0/16", "fd00:10:96::/112")
+	c.Services.NodePorts = etcd.DefaultNodePorts()
 	c.Services.Algorithm = registry.AlgorithmRandom
 	c.Services.MaglevTableSize = loader.DefaultMaglevTableSize
 	c.Datapath.SocketTranslation = true
@@ -160,6 +163,7 @@ func (c *Config) schema(d *document) decoder {
 		}),
 		"services": d.object(keys{
 			"cidrs":           list(d, &c.Services.CIDRs, parsePrefix),
+			"nodePorts":       value(d, &c.Services.NodePorts, etcd.ParsePortRange),
 			"algorithm":       d.text((*string)(&c.Services.Algorithm)),
 			"maglevTableSize": d.integer(&c.Services.MaglevTableSize),
 		}),

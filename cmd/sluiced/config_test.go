@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/sluice-net/sluice/registry/etcd"
 )
 
 // TestConfigErrors compares what is said of each wrong file in testdata/errors with the .golden
@@ -51,7 +53,7 @@ node:       {name: n1, zone: z1, addresses: [192.0.2.1, "2001:db8::1"]}
 paths:      {state: /s/, run: /r, bpffs: /sys/fs/bpf/b, cgroup: /c}
 registry:   {embedded: {}}
 containers: {cidrs: [10.1.0.0/24], mtu: 1400}
-services:   {cidrs: ["fd00::/112"], algorithm: maglev, maglevTableSize: 65521}
+services:   {cidrs: ["fd00::/112"], nodePorts: 20000-20099, algorithm: maglev, maglevTableSize: 65521}
 datapath:   {socketTranslation: false, mapScale: 2, attach: tcx}
 policy:     {audit: true}
 events:     {rate: 50, sample: 7}
@@ -67,6 +69,7 @@ metrics:    {listen: "[::1]:1"}
 	want.Paths.BPFFS, want.Paths.Cgroup = "/sys/fs/bpf/b", "/c"
 	want.Containers.CIDRs, want.Containers.MTU = prefixes("10.1.0.0/24"), 1400
 	want.Services.CIDRs = prefixes("fd00::/112")
+	want.Services.NodePorts = etcd.PortRange{First: 20000, Last: 20099}
 	want.Services.Algorithm, want.Services.MaglevTableSize = "maglev", 65521
 	want.Datapath.MapScale, want.Datapath.Attach = 2, "tcx"
 	want.Policy.Audit = true

@@ -218,6 +218,24 @@ func (d *document) scalar(n *yaml.Node, path string, dst any) {
 	}
 }
 
+// value reads a text that stands for something else.
+func value[T any](d *document, dst *T, parse func(string) (T, error)) decoder {
+	return func(n *yaml.Node, path string) {
+		var text string
+		errs := len(d.errs)
+		d.text(&text)(n, path)
+		if len(d.errs) > errs {
+			return
+		}
+		v, err := parse(text)
+		if err != nil {
+			d.fail(path, "%v", err)
+			return
+		}
+		*dst = v
+	}
+}
+
 // list replaces *dst with the values of a list of texts.
 func list[T any](d *document, dst *[]T, parse func(string) (T, error)) decoder {
 	return func(n *yaml.Node, path string) {
@@ -228,18 +246,12 @@ func list[T any](d *document, dst *[]T, parse func(string) (T, error)) decoder {
 		for i, item := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			d.lines[at] = item.Line
-			var text string
+			var v T
 			errs := len(d.errs)
-			d.text(&text)(item, at)
-			if len(d.errs) > errs {
-				continue
+			value(d, &v, parse)(item, at)
+			if len(d.errs) == errs {
+				*dst = append(*dst, v)
 			}
-			v, err := parse(text)
-			if err != nil {
-				d.fail(at, "%v", err)
-				continue
-			}
-			*dst = append(*dst, v)
 		}
 	}
 }

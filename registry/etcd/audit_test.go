@@ -1,8 +1,9 @@
 package etcd
 
 import (
-	"encoding/json"
-	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -10,8 +11,8 @@ import (
 	"github.com/sluice-net/sluice/registry"
 )
 
-// audit checks what must hold at every revision: each VIP of each service has a key that names the
-// service, and there are no other VIP keys. It returns the services.
+// audit fails the test unless the addresses and node ports that services have are exactly those that the store says
+// they have, and no two have the same. It returns the services.
 func audit(t testing.TB, s *Store) map[registry.Name]registry.Service {
 	t.Helper()
 	r, err := s.client.Get(t.Context(), prefix, clientv3.WithPrefix())
@@ -19,33 +20,42 @@ func audit(t testing.TB, s *Store) map[registry.Name]registry.Service {
 		t.Fatal(err)
 	}
 	services := map[registry.Name]registry.Service{}
-	owners := map[netip.Addr]registry.Name{}
+	stored, want := map[string][]holding{}, map[string][]holding{}
+	old := map[string]bool{}
 	for _, kv := range r.Kvs {
 		switch k := string(kv.Key); {
-		case len(k) > len(vipPrefix) && k[:len(vipPrefix)] == vipPrefix:
-			var n registry.Name
-			if err := json.Unmarshal(kv.Value, &n); err != nil {
+		case strings.HasPrefix(k, vipPrefix), strings.HasPrefix(k, nodePortPrefix):
+			if stored[k], old[k], err = parseHolders(kv.Value); err != nil {
 				t.Errorf("%s: %v", k, err)
 			}
-			owners[netip.MustParseAddr(k[len(vipPrefix):])] = n
-		case len(k) > len(servicePrefix) && k[:len(servicePrefix)] == servicePrefix:
+		case strings.HasPrefix(k, servicePrefix):
 			svc, err := decodeService(kv.Key, kv.Value)
 			if err != nil {
 				t.Errorf("%s: %v", k, err)
 			}
 			services[svc.Name] = svc
-		}
-	}
-	for n, svc := range services {
-		for _, a := range svc.VIPs {
-			if owners[a] != n {
-				t.Errorf("%s of service %s belongs to %q", a, n, owners[a])
+			for k, h := range footprint(&svc) {
+				if _, err := conflict(k, h, want[k]); err != nil {
+					t.Errorf("service %s: %v", svc.Name, err)
+				}
+				want[k] = append(want[k], h)
 			}
-			delete(owners, a)
 		}
 	}
-	for a, n := range owners {
-		t.Errorf("%s belongs to %s, which does not have it", a, n)
+	byName := func(a, b holding) int { return registry.CompareNames(a.Name, b.Name) }
+	for k := range want {
+		slices.SortFunc(want[k], byName)
+		slices.SortFunc(stored[k], byName)
+		if old[k] && len(want[k]) == 1 && want[k][0].Name == stored[k][0].Name {
+			stored[k] = want[k]
+		}
+		if !reflect.DeepEqual(stored[k], want[k]) {
+			t.Errorf("%s belongs to %+v, want %+v", k, stored[k], want[k])
+		}
+		delete(stored, k)
+	}
+	for k, list := range stored {
+		t.Errorf("%s belongs to %+v, which do not have it", k, list)
 	}
 	return services
 }

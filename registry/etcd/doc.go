@@ -5,7 +5,8 @@
 //
 //	services/NAMESPACE/NAME            a service with its VIPs
 //	slices/NAMESPACE/NAME              backends of a service that are listed, not selected
-//	vips/ADDRESS                       the name of the service that owns the address
+//	vips/ADDRESS                       which services have which ports of the address
+//	nodeports/PROTOCOL/PORT            which service has the node port
 //	endpoints/NODE/CONTAINER/INTERFACE a wired container interface
 //	nodes/NAME                         a node
 //	namespaces/NAME                    a namespace's labels

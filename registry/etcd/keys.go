@@ -22,10 +22,9 @@ const (
 	namespacePrefix = prefix + "namespaces/"
 	policyPrefix    = prefix + "policies/"
 	slicePrefix     = prefix + "slices/"
+	nodePortPrefix  = prefix + "nodeports/"
 	maxSegment      = 253       // bytes of one part of a key
 	maxValue        = 256 << 10 // bytes of one value
-	maxVIPs         = 2
-	maxServicePorts = 1024
 )
 
 // key joins a prefix and the parts of a name. A part that could be taken for two is refused.
@@ -117,18 +116,7 @@ func decodeService(k, v []byte) (registry.Service, error) {
 	if want, err := serviceKey(s.Name); err != nil || want != string(k) {
 		return s, fmt.Errorf("value names service %q", s.Name)
 	}
-	if len(s.VIPs) > maxVIPs || len(s.Ports) > maxServicePorts {
-		return s, fmt.Errorf("%d VIPs and %d ports are too many", len(s.VIPs), len(s.Ports))
-	}
-	for _, p := range s.Ports {
-		if p.Port == 0 || p.TargetPort == 0 && p.TargetName == "" {
-			return s, errors.New("port 0")
-		}
-		if p.Protocol == 0 {
-			return s, errors.New("port without protocol")
-		}
-	}
-	return s, validAddrs(s.VIPs)
+	return s, s.Validate()
 }
 
 // decodeSlice is strict: a condition that is not known, as it is a newer agent's, may say that an endpoint takes

@@ -2,40 +2,25 @@ package etcd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
-
 	"github.com/sluice-net/sluice/registry"
 )
 
-// randomTries is how often a VIP is guessed before the taken ones are read. At half of a range
+// guesses is how often an address or a node port is guessed before the taken ones are read. At half of a range
 // taken, all of them fail once in 256 times.
-const randomTries = 8
+const guesses = 8
 
-// picker chooses VIPs for one service, over as many attempts as it takes.
-type picker struct {
-	store   *Store
-	owner   registry.Name
-	wanted  []wanted
-	picked  map[registry.Family]netip.Addr
-	refused int                     // picks that turned out to be taken
-	all     map[netip.Addr]struct{} // taken addresses; read when guessing fails
-	held    map[netip.Addr]int64    // VIPs that are this service's already: revision of their key
-}
-
-// fill returns the planned VIPs, choosing those that are left open.
-func (p *picker) fill(ctx context.Context, plan []wanted) ([]netip.Addr, error) {
-	p.wanted = plan
+// fill returns the planned VIPs, choosing those that are left open. avoid are other addresses of the service.
+func (c *claimer) fill(ctx context.Context, plan []wanted, avoid []netip.Addr) ([]netip.Addr, error) {
 	var list []netip.Addr
 	for _, w := range plan {
 		a := w.addr
 		if !a.IsValid() {
 			var err error
-			if a, err = p.choose(ctx, w.family); err != nil {
+			if a, err = c.chooseVIP(ctx, w.family, avoid); err != nil {
 				return nil, err
 			}
 		}
@@ -44,55 +29,52 @@ func (p *picker) fill(ctx context.Context, plan []wanted) ([]netip.Addr, error) 
 	return list, nil
 }
 
-func (p *picker) choose(ctx context.Context, f registry.Family) (netip.Addr, error) {
-	if a, ok := p.picked[f]; ok {
-		return a, nil
+func (c *claimer) chooseVIP(ctx context.Context, f registry.Family, avoid []netip.Addr) (netip.Addr, error) {
+	for {
+		a, chosen := c.vips[f]
+		if !chosen {
+			var err error
+			if a, err = c.freeVIP(ctx, f); err != nil {
+				return a, err
+			}
+		}
+		if c.free(a) && !slices.Contains(avoid, a) {
+			c.vips[f], c.guessed[vipKey(a)] = a, true
+			return a, nil
+		}
+		delete(c.vips, f)
+		c.refusedVIPs++
+		if c.takenVIPs != nil {
+			c.takenVIPs[a] = struct{}{}
+		}
 	}
-	if p.picked == nil {
-		p.picked = map[registry.Family]netip.Addr{}
-	}
-	if p.refused >= randomTries && p.all == nil {
+}
+
+// free reports whether, for all that is known, nobody has an address.
+func (c *claimer) free(a netip.Addr) bool {
+	return !c.foreign(vipKey(a)) && c.store.real(a) == ""
+}
+
+// freeVIP returns an address that is likely to be free.
+func (c *claimer) freeVIP(ctx context.Context, f registry.Family) (netip.Addr, error) {
+	if c.refusedVIPs >= guesses && c.takenVIPs == nil {
 		var err error
-		if p.all, err = p.store.taken(ctx); err != nil {
+		if c.takenVIPs, err = c.store.taken(ctx); err != nil {
 			return netip.Addr{}, err
 		}
 	}
-	for _, r := range p.store.ranges {
+	for _, r := range c.store.ranges {
 		if r.family() != f {
 			continue
 		}
-		if p.all == nil {
-			p.picked[f] = r.random()
-			return p.picked[f], nil
+		if c.takenVIPs == nil {
+			return r.random(), nil
 		}
-		if a, ok := r.firstFree(p.all); ok {
-			p.picked[f] = a
+		if a, ok := r.firstFree(c.takenVIPs); ok {
 			return a, nil
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("%w: %s ranges of %s are full; delete a service or configure another range in services.cidrs",
-		registry.ErrVIPsExhausted, f, p.store.describeRanges())
-}
-
-// taken learns that an address has an owner. It is an error when the user insists on it.
-func (p *picker) taken(vip *mvccpb.KeyValue) error {
-	a, err := netip.ParseAddr(string(vip.Key[len(vipPrefix):]))
-	if err != nil {
-		return fmt.Errorf("key %s: %w", vip.Key, err)
-	}
-	var owner registry.Name
-	if err := json.Unmarshal(vip.Value, &owner); err == nil && owner == p.owner {
-		p.held[a] = vip.ModRevision
-		return nil
-	}
-	delete(p.held, a)
-	if slices.ContainsFunc(p.wanted, func(w wanted) bool { return w.addr == a }) {
-		return fmt.Errorf("%w: %s belongs to service %s", registry.ErrVIPTaken, a, owner)
-	}
-	p.refused++
-	delete(p.picked, registry.FamilyOf(a))
-	if p.all != nil {
-		p.all[a] = struct{}{}
-	}
-	return nil
+	return netip.Addr{}, &registry.FieldError{Field: "spec.clusterIP", Err: fmt.Errorf(
+		"%w: %s ranges of %s are full; delete a service or configure another range in services.cidrs",
+		registry.ErrVIPsExhausted, f, c.store.describeRanges())}
 }

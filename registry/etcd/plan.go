@@ -39,8 +39,8 @@ func (s *Store) plan(req registry.ServiceRequest, old registry.Service) ([]wante
 	if err != nil {
 		return nil, err
 	}
-	if len(old.VIPs) > 0 && families[0] != registry.FamilyOf(old.VIPs[0]) {
-		return nil, fmt.Errorf("%w: the first VIP of the service is %s and cannot become one of %s; delete it first",
+	if len(old.VIPs) > 0 && len(req.VIPs) == 0 && families[0] != registry.FamilyOf(old.VIPs[0]) {
+		return nil, fmt.Errorf("%w: the first VIP of the service is %s and cannot become one of %s; name the new one in spec.clusterIP, or delete the service first",
 			registry.ErrVIPImmutable, old.VIPs[0], families[0])
 	}
 	var list []wanted
@@ -61,7 +61,7 @@ func (s *Store) plan(req registry.ServiceRequest, old registry.Service) ([]wante
 
 // checkAsked checks the addresses that the user insists on.
 func (s *Store) checkAsked(req registry.ServiceRequest, old registry.Service) error {
-	if len(req.VIPs) > maxVIPs || len(req.Families) > maxVIPs {
+	if len(req.VIPs) > registry.MaxVIPs || len(req.Families) > registry.MaxVIPs {
 		return fmt.Errorf("%w: a service has at most one VIP of each family", registry.ErrFamily)
 	}
 	if len(req.VIPs) == 2 && registry.FamilyOf(req.VIPs[0]) == registry.FamilyOf(req.VIPs[1]) {
@@ -78,11 +78,7 @@ func (s *Store) checkAsked(req registry.ServiceRequest, old registry.Service) er
 		if i < len(req.Families) && req.Families[i] != f {
 			return fmt.Errorf("%w: %s is not an %s address", registry.ErrFamily, a, req.Families[i])
 		}
-		kept := ofFamily(old.VIPs, f)
-		if kept.IsValid() && kept != a {
-			return fmt.Errorf("%w: the service has %s, not %s; delete it first", registry.ErrVIPImmutable, kept, a)
-		}
-		if kept != a && !s.inRange(a) {
+		if ofFamily(old.VIPs, f) != a && !s.inRange(a) {
 			return fmt.Errorf("%w: %s (services.cidrs: %s)", registry.ErrVIPOutOfRange, a, s.describeRanges())
 		}
 	}

@@ -49,6 +49,10 @@ type Options struct {
 	// ServiceCIDRs are the ranges that VIPs come from, in order of preference; a service that does
 	// not say otherwise gets the family of the first.
 	ServiceCIDRs []netip.Prefix
+	// NodePorts is the range that node ports come from; the zero value is 30000-32767.
+	NodePorts PortRange
+	// ContainerCIDRs are the ranges that containers get their addresses from: no service gets one of these.
+	ContainerCIDRs []netip.Prefix
 	// Quota bounds the database in bytes; 0 is 2 GiB. At the quota writes fail, reads go on.
 	Quota int64
 	// Logger: nil discards.
@@ -63,6 +67,11 @@ type Store struct {
 	client *clientv3.Client
 	ranges []vipRange
 	quota  int64 // bytes
+
+	nodePortRange PortRange
+	containers    []netip.Prefix // ranges of their addresses
+	reals         *realAddresses
+	wroteReal     atomic.Int64 // highest revision that a write of ours made to endpoints or nodes
 
 	stop    context.CancelFunc // ends the background work
 	running sync.WaitGroup
@@ -83,7 +92,16 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 	if o.Quota == 0 {
 		o.Quota = defaultQuota
 	}
-	s = &Store{log: o.Logger, ranges: ranges, quota: o.Quota}
+	if o.NodePorts == (PortRange{}) {
+		o.NodePorts = DefaultNodePorts()
+	}
+	if err := o.NodePorts.validate(); err != nil {
+		return nil, fmt.Errorf("open registry: node ports: %w", err)
+	}
+	s = &Store{
+		log: o.Logger, ranges: ranges, quota: o.Quota,
+		nodePortRange: o.NodePorts, containers: o.ContainerCIDRs, reals: newRealAddresses(),
+	}
 	cfg, err := config(o, &s.closing)
 	if err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
@@ -110,6 +128,10 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 	background, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.running.Go(func() { s.maintain(background) })
+	s.running.Go(func() { s.followReal(background) })
+	if err = s.warnOfRanges(ctx); err != nil {
+		return s, fmt.Errorf("open registry %s: %w", o.Dir, err)
+	}
 	return s, nil
 }
 

@@ -12,9 +12,10 @@ import (
 	"github.com/sluice-net/sluice/registry"
 )
 
-// PutService writes a service and gives it the VIPs that it lacks, all in one transaction. It
-// returns the service as stored and the revision from which on it is known. Errors wrap
-// registry.ErrVIP…, ErrFamily or ErrInvalid when the request cannot be met.
+// PutService writes a service and gives it the VIPs and node ports that it lacks, all in one transaction. It keeps
+// those that it has, unless the request names others. Services may share an address that they name, as long as each
+// has its own ports of it. It returns the service as stored and the revision from which on it is known. Errors wrap
+// registry.ErrVIP…, ErrNodePort…, ErrFamily or ErrInvalid when the request cannot be met, and often a FieldError.
 func (s *Store) PutService(ctx context.Context, req registry.ServiceRequest) (registry.Service, int64, error) {
 	stored, rev, err := s.putService(ctx, req)
 	if err != nil {
@@ -32,15 +33,11 @@ func (s *Store) putService(ctx context.Context, req registry.ServiceRequest) (re
 	if err != nil {
 		return registry.Service{}, 0, err
 	}
-	pick := picker{store: s, owner: req.Name, held: map[netip.Addr]int64{}}
+	c := newClaimer(s, req.Name)
 	for range maxAttempts {
 		old := s.existing(kv)
-		plan, err := s.plan(req, old)
+		next, err := c.next(ctx, req, &old, true)
 		if err != nil {
-			return registry.Service{}, 0, err
-		}
-		next := req.Service
-		if next.VIPs, err = pick.fill(ctx, plan); err != nil {
 			return registry.Service{}, 0, err
 		}
 		v, err := encode(next)
@@ -53,8 +50,12 @@ func (s *Store) putService(ctx context.Context, req registry.ServiceRequest) (re
 		if kv != nil && string(kv.Value) == v {
 			return next, kv.ModRevision, nil
 		}
+		t, err := c.transaction(ctx, &old, &next)
+		if err != nil {
+			return registry.Service{}, 0, err
+		}
 		var rev int64
-		if rev, kv, err = s.commitService(ctx, k, v, kv, old.VIPs, next.VIPs, &pick); err != nil {
+		if rev, kv, err = c.commit(ctx, k, kv, clientv3.OpPut(k, v), t); err != nil {
 			return registry.Service{}, 0, err
 		}
 		if rev != 0 {
@@ -62,6 +63,35 @@ func (s *Store) putService(ctx context.Context, req registry.ServiceRequest) (re
 		}
 	}
 	return registry.Service{}, 0, errConflict
+}
+
+// next returns the service that a request makes of an old one. With choose it has all of its VIPs and node ports, or
+// else those only that it names or has already.
+func (c *claimer) next(ctx context.Context, req registry.ServiceRequest, old *registry.Service, choose bool) (registry.Service, error) {
+	next := req.Service
+	if err := c.store.reals.wait(ctx, c.store.wroteReal.Load()); err != nil {
+		return next, err
+	}
+	if err := c.store.checkReal(&req, old); err != nil {
+		return next, err
+	}
+	plan, err := c.store.plan(req, *old)
+	if err != nil {
+		return next, err
+	}
+	if !choose {
+		plan = slices.DeleteFunc(plan, func(w wanted) bool { return !w.addr.IsValid() })
+	}
+	if next.VIPs, err = c.fill(ctx, plan, externals(&next)); err != nil {
+		return next, err
+	}
+	for _, a := range next.VIPs {
+		if slices.Contains(externals(&next), a) {
+			return next, fmt.Errorf("%w: %s is the service's VIP and an external address of it", registry.ErrInvalid, a)
+		}
+	}
+	next.Ports, err = c.nodePorts(ctx, &req, old, choose)
+	return next, err
 }
 
 // CheckService says whether PutService would take a request now, without writing anything. It
@@ -76,21 +106,15 @@ func (s *Store) CheckService(ctx context.Context, req registry.ServiceRequest) (
 		return old, false, fmt.Errorf("service %s: %w", req.Name, err)
 	}
 	old = s.existing(kv)
-	plan, err := s.plan(req, old)
+	c := newClaimer(s, req.Name)
+	next, err := c.next(ctx, req, &old, false)
+	if err == nil {
+		_, err = c.transaction(ctx, &old, &next)
+	}
 	if err != nil {
-		return old, kv != nil, fmt.Errorf("service %s: %w", req.Name, err)
+		err = fmt.Errorf("service %s: %w", req.Name, err)
 	}
-	pick := picker{store: s, owner: req.Name, held: map[netip.Addr]int64{}, wanted: plan}
-	for _, a := range req.VIPs {
-		vip, err := s.get(ctx, vipKey(a))
-		if err == nil && vip != nil && !slices.Contains(old.VIPs, a) {
-			err = pick.taken(vip)
-		}
-		if err != nil {
-			return old, kv != nil, fmt.Errorf("service %s: %w", req.Name, err)
-		}
-	}
-	return old, kv != nil, nil
+	return old, kv != nil, err
 }
 
 // existing reads the stored service; one that cannot be read counts as absent.
@@ -106,79 +130,41 @@ func (s *Store) existing(kv *mvccpb.KeyValue) registry.Service {
 	return old
 }
 
-// commitService writes the service, takes its new VIPs and releases those it no longer has. A
-// revision of 0 means that something has come in between: the service as it is now is returned, and
-// pick knows the addresses that are taken.
-func (s *Store) commitService(ctx context.Context, k, v string, kv *mvccpb.KeyValue, before, after []netip.Addr, pick *picker) (int64, *mvccpb.KeyValue, error) {
-	owner, err := encode(pick.owner)
-	if err != nil {
-		return 0, nil, err
-	}
-	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(k), "=", modRevision(kv))}
-	then := []clientv3.Op{clientv3.OpPut(k, v)}
-	look := []clientv3.Op{clientv3.OpGet(k)}
-	for _, a := range after {
-		if slices.Contains(before, a) {
-			continue
-		}
-		vk := vipKey(a)
-		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(vk), "=", pick.held[a]))
-		then = append(then, clientv3.OpPut(vk, owner))
-		look = append(look, clientv3.OpGet(vk))
-	}
-	for _, a := range before {
-		if !slices.Contains(after, a) {
-			then = append(then, clientv3.OpDelete(vipKey(a)))
-		}
-	}
-	r, err := s.client.Txn(ctx).If(conditions...).Then(then...).Else(look...).Commit()
-	if err != nil {
-		return 0, nil, err
-	}
-	if r.Succeeded {
-		return s.wrote(r.Header.Revision), nil, nil
-	}
-	for _, response := range r.Responses[1:] {
-		if vip := first(response.GetResponseRange().GetKvs()); vip != nil {
-			if err := pick.taken(vip); err != nil {
-				return 0, nil, err
-			}
-		}
-	}
-	return 0, first(r.Responses[0].GetResponseRange().GetKvs()), nil
-}
-
-// DeleteService removes a service and releases its VIPs. It returns the revision from which on the
+// DeleteService removes a service and releases its VIPs and node ports. It returns the revision from which on the
 // service is gone, or an error that wraps registry.ErrNotFound.
 func (s *Store) DeleteService(ctx context.Context, n registry.Name) (int64, error) {
+	rev, err := s.deleteService(ctx, n)
+	if err != nil {
+		return 0, fmt.Errorf("delete service %s: %w", n, err)
+	}
+	return rev, nil
+}
+
+func (s *Store) deleteService(ctx context.Context, n registry.Name) (int64, error) {
 	k, err := serviceKey(n)
 	if err != nil {
-		return 0, fmt.Errorf("delete service %s: %w: %w", n, registry.ErrInvalid, err)
+		return 0, fmt.Errorf("%w: %w", registry.ErrInvalid, err)
 	}
 	kv, err := s.get(ctx, k)
-	for range maxAttempts {
-		if err != nil {
-			return 0, fmt.Errorf("delete service %s: %w", n, err)
-		}
-		if kv == nil {
-			return 0, fmt.Errorf("delete service %s: %w", n, registry.ErrNotFound)
-		}
-		ops := []clientv3.Op{clientv3.OpDelete(k)}
-		for _, a := range s.existing(kv).VIPs {
-			ops = append(ops, clientv3.OpDelete(vipKey(a)))
-		}
-		r, err := s.client.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(k), "=", kv.ModRevision)).
-			Then(ops...).Else(clientv3.OpGet(k)).Commit()
-		if err != nil {
-			return 0, fmt.Errorf("delete service %s: %w", n, err)
-		}
-		if r.Succeeded {
-			return s.wrote(r.Header.Revision), nil
-		}
-		kv = first(r.Responses[0].GetResponseRange().GetKvs())
+	if err != nil {
+		return 0, err
 	}
-	return 0, fmt.Errorf("delete service %s: %w", n, errConflict)
+	c := newClaimer(s, n)
+	for range maxAttempts {
+		if kv == nil {
+			return 0, registry.ErrNotFound
+		}
+		old := s.existing(kv)
+		t, err := c.transaction(ctx, &old, &registry.Service{})
+		if err != nil {
+			return 0, err
+		}
+		var rev int64
+		if rev, kv, err = c.commit(ctx, k, kv, clientv3.OpDelete(k), t); rev != 0 || err != nil {
+			return rev, err
+		}
+	}
+	return 0, errConflict
 }
 
 // Pools returns how full each range of VIPs is.

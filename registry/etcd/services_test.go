@@ -92,12 +92,11 @@ func TestServiceRefused(t *testing.T) {
 		want  error
 		text  string
 	}{
-		{"another's", s, func(r *registry.ServiceRequest) { r.VIPs = addrs("10.96.0.7") }, registry.ErrVIPTaken, "10.96.0.7 belongs to service default/taken"},
+		{"another's", s, func(r *registry.ServiceRequest) { r.VIPs = addrs("10.96.0.7") }, registry.ErrVIPTaken, "port 80/TCP of 10.96.0.7 belongs to service default/taken"},
 		{"out of range", s, func(r *registry.ServiceRequest) { r.VIPs = addrs("10.97.0.7") }, registry.ErrVIPOutOfRange, "10.96.0.0/24, fd00:10:96::/112"},
 		{"network", s, func(r *registry.ServiceRequest) { r.VIPs = addrs("10.96.0.0") }, registry.ErrVIPOutOfRange, ""},
 		{"broadcast", s, func(r *registry.ServiceRequest) { r.VIPs = addrs("10.96.0.255") }, registry.ErrVIPOutOfRange, ""},
 		{"IPv6 network", s, func(r *registry.ServiceRequest) { r.VIPs = addrs("fd00:10:96::") }, registry.ErrVIPOutOfRange, ""},
-		{"change", s, func(r *registry.ServiceRequest) { r.Name = taken.Name; r.VIPs = addrs("10.96.0.8") }, registry.ErrVIPImmutable, "has 10.96.0.7, not 10.96.0.8"},
 		{"change of family", s, func(r *registry.ServiceRequest) {
 			r.Name = taken.Name
 			r.Families = []registry.Family{registry.IPv6}
@@ -245,9 +244,6 @@ func verdict(model map[registry.Name]registry.Service, req registry.ServiceReque
 		return nil
 	}
 	a := req.VIPs[0]
-	if kept := ofFamily(old.VIPs, registry.IPv4); kept.IsValid() && kept != a {
-		return registry.ErrVIPImmutable
-	}
 	if n := a.As4()[3]; n == 0 || n >= 31 {
 		return registry.ErrVIPOutOfRange
 	}
@@ -272,7 +268,8 @@ func checkVIPs(t *testing.T, req registry.ServiceRequest, old, got registry.Serv
 		t.Fatalf("put %+v: VIPs %v, want %d", req, got.VIPs, want)
 	}
 	for i, a := range got.VIPs {
-		if i < len(old.VIPs) && old.VIPs[i] != a {
+		named := slices.Contains(req.VIPs, a)
+		if i < len(old.VIPs) && old.VIPs[i] != a && !named {
 			t.Fatalf("VIPs %v became %v", old.VIPs, got.VIPs)
 		}
 		if i == 0 && len(req.VIPs) > 0 && a != req.VIPs[0] {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -137,7 +138,7 @@ func (s *Store) replace(ctx context.Context, k, v string, old *mvccpb.KeyValue) 
 		return 0, nil, false, err
 	}
 	if r.Succeeded {
-		return s.wrote(r.Header.Revision), nil, true, nil
+		return s.moved(r.Header.Revision), nil, true, nil
 	}
 	return 0, first(r.Responses[0].GetResponseRange().GetKvs()), false, nil
 }
@@ -157,7 +158,7 @@ func (s *Store) DeleteEndpoint(ctx context.Context, id registry.EndpointID) (int
 		// An earlier call of ours may have deleted it a moment ago.
 		return s.written.Load(), nil
 	}
-	return s.wrote(r.Header.Revision), nil
+	return s.moved(r.Header.Revision), nil
 }
 
 // Endpoints returns the endpoints of one node as they are stored now, sorted by id.
@@ -207,7 +208,7 @@ func (s *Store) PutNode(ctx context.Context, n registry.Node) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
 	}
-	return s.wrote(r.Header.Revision), nil
+	return s.moved(r.Header.Revision), nil
 }
 
 // KeepOnly deletes every node but one, and the endpoints of all others. A store that is embedded in the
@@ -230,7 +231,7 @@ func (s *Store) KeepOnly(ctx context.Context, node string) (rev int64, gone int,
 			if err != nil {
 				return 0, gone, fmt.Errorf("forget other nodes: %w", err)
 			}
-			rev, gone = s.wrote(d.Header.Revision), gone+1
+			rev, gone = s.moved(d.Header.Revision), gone+1
 		}
 	}
 	return rev, gone, nil
@@ -245,11 +246,16 @@ func (s *Store) get(ctx context.Context, k string) (*mvccpb.KeyValue, error) {
 }
 
 // wrote remembers the highest revision written and returns the one given.
-func (s *Store) wrote(rev int64) int64 {
+func (s *Store) wrote(rev int64) int64 { return raise(&s.written, rev) }
+
+// moved is wrote for endpoints and nodes, whose addresses may have changed.
+func (s *Store) moved(rev int64) int64 { return raise(&s.wroteReal, s.wrote(rev)) }
+
+func raise(to *atomic.Int64, n int64) int64 {
 	for {
-		old := s.written.Load()
-		if old >= rev || s.written.CompareAndSwap(old, rev) {
-			return rev
+		old := to.Load()
+		if old >= n || to.CompareAndSwap(old, n) {
+			return n
 		}
 	}
 }

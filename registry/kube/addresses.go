@@ -113,9 +113,6 @@ func (v *validator) policy(s *corev1.ServiceSpec, req *registry.ServiceRequest) 
 	}
 }
 
-// maxExternal bounds the addresses beside the VIPs: each is a frontend of its own for each port.
-const maxExternal = 64
-
 // external reads the addresses at which the service is reached beside its VIPs: externalIPs, loadBalancerIP, and
 // those that the status tells of.
 func (v *validator) external(s *corev1.Service, req *registry.ServiceRequest) {
@@ -155,8 +152,8 @@ func (v *validator) external(s *corev1.Service, req *registry.ServiceRequest) {
 			req.LoadBalancerIPs = v.externalIP(req.LoadBalancerIPs, seen, fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), ingress.IP)
 		}
 	}
-	if n := len(req.ExternalIPs) + len(req.LoadBalancerIPs); n > maxExternal {
-		v.fault("spec", "%d external addresses and addresses of load balancers, more than the %d allowed", n, maxExternal)
+	if n := len(req.ExternalIPs) + len(req.LoadBalancerIPs); n > registry.MaxExternal {
+		v.fault("spec", "%d external addresses and addresses of load balancers, more than the %d allowed", n, registry.MaxExternal)
 	}
 }
 

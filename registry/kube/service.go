@@ -11,11 +11,7 @@ import (
 	"github.com/sluice-net/sluice/registry"
 )
 
-// The limits of sessionAffinityConfig.clientIP.timeoutSeconds, as the API server has them.
-const (
-	maxAffinity     = 86400
-	defaultAffinity = uint32(corev1.DefaultClientIPServiceAffinitySeconds)
-)
+const defaultAffinity = uint32(corev1.DefaultClientIPServiceAffinitySeconds)
 
 func (v *validator) service(s *corev1.Service) registry.ServiceRequest {
 	var req registry.ServiceRequest
@@ -129,8 +125,8 @@ func (v *validator) affinity(s *corev1.ServiceSpec, req *registry.ServiceRequest
 	case config.ClientIP == nil:
 		v.fault("spec.sessionAffinityConfig.clientIP", "required")
 	case config.ClientIP.TimeoutSeconds == nil:
-	case *config.ClientIP.TimeoutSeconds < 1 || *config.ClientIP.TimeoutSeconds > maxAffinity:
-		v.fault("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d: want 1 to %d seconds", *config.ClientIP.TimeoutSeconds, maxAffinity)
+	case *config.ClientIP.TimeoutSeconds < 1 || *config.ClientIP.TimeoutSeconds > registry.MaxAffinityTimeout:
+		v.fault("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d: want 1 to %d seconds", *config.ClientIP.TimeoutSeconds, registry.MaxAffinityTimeout)
 	default:
 		req.AffinityTimeout = uint32(*config.ClientIP.TimeoutSeconds)
 	}

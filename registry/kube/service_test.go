@@ -181,7 +181,7 @@ func (r random) service() registry.Service {
 		s.Labels, s.Selector = map[string]string{"example.com/a": ""}, map[string]string{"app": "true"}
 	}
 	if r.coin() {
-		s.AffinityTimeout = 1 + r.Uint32N(maxAffinity)
+		s.AffinityTimeout = 1 + r.Uint32N(registry.MaxAffinityTimeout)
 	}
 	r.serviceAddresses(&s)
 	ports := r.IntN(4)

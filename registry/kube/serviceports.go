@@ -10,14 +10,12 @@ import (
 	"github.com/sluice-net/sluice/registry"
 )
 
-const maxPorts = 1024
-
 func (v *validator) ports(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
 	switch {
 	case len(s.Ports) == 0 && !req.Headless && req.Type != registry.TypeExternalName:
 		v.fault("spec.ports", "required")
-	case len(s.Ports) > maxPorts:
-		v.fault("spec.ports", "%d ports, more than the %d allowed", len(s.Ports), maxPorts)
+	case len(s.Ports) > registry.MaxServicePorts:
+		v.fault("spec.ports", "%d ports, more than the %d allowed", len(s.Ports), registry.MaxServicePorts)
 		return
 	}
 	type pair struct {

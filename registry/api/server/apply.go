@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 
 	"github.com/sluice-net/sluice/registry"
@@ -88,12 +87,12 @@ func done(results []api.Result) []api.Result {
 // checkAll asks the store about every object. It returns the services as they are now.
 func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]*registry.Service, error) {
 	before := make([]*registry.Service, len(objects))
-	owners := map[netip.Addr]registry.Name{}
+	others := newAsked()
 	var all *api.Error
 	for i, o := range objects {
 		var err error
 		if o.Service != nil {
-			before[i], err = s.checkService(ctx, o.Service, owners)
+			before[i], err = s.checkService(ctx, o.Service, others)
 		} else {
 			err = s.Store.Check(registry.Change{Slice: o.Slice, Namespace: o.Namespace, Policy: o.Policy})
 		}
@@ -116,17 +115,12 @@ func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]*regist
 	return before, nil
 }
 
-// checkService asks the store about one service, and returns it as it is now. owners holds the addresses
-// that the services before it ask for.
-func (s *Server) checkService(ctx context.Context, req *registry.ServiceRequest, owners map[netip.Addr]registry.Name) (*registry.Service, error) {
+// checkService asks the store about one service, and returns it as it is now. others is what the services before it
+// ask for.
+func (s *Server) checkService(ctx context.Context, req *registry.ServiceRequest, others *asked) (*registry.Service, error) {
 	old, exists, err := s.Store.CheckService(ctx, *req)
 	if err == nil {
-		for _, a := range req.VIPs {
-			if other, taken := owners[a]; taken {
-				err = fmt.Errorf("%w: %s is asked for by service %s too", registry.ErrVIPTaken, a, other)
-			}
-			owners[a] = req.Name
-		}
+		err = others.add(&req.Service)
 	}
 	if !exists {
 		return nil, err
@@ -151,7 +145,10 @@ func faults(err error) error {
 func refusal(o kube.Object, err error) *api.Error {
 	e := asError(err)
 	field := ""
+	var at *registry.FieldError
 	switch {
+	case errors.As(err, &at):
+		field = at.Field
 	case errors.Is(err, registry.ErrVIPTaken), errors.Is(err, registry.ErrVIPOutOfRange), errors.Is(err, registry.ErrVIPImmutable),
 		errors.Is(err, registry.ErrVIPsExhausted):
 		field = "spec.clusterIP"

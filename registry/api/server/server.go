@@ -177,11 +177,12 @@ func asError(err error) *api.Error {
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		e.Status = http.StatusNotFound
-	case errors.Is(err, registry.ErrVIPTaken), errors.Is(err, registry.ErrVIPImmutable):
+	case errors.Is(err, registry.ErrVIPTaken), errors.Is(err, registry.ErrVIPImmutable), errors.Is(err, registry.ErrNodePortTaken):
 		e.Status = http.StatusConflict
-	case errors.Is(err, registry.ErrVIPOutOfRange), errors.Is(err, registry.ErrFamily), errors.Is(err, registry.ErrInvalid):
+	case errors.Is(err, registry.ErrVIPOutOfRange), errors.Is(err, registry.ErrNodePortOutOfRange), errors.Is(err, registry.ErrFamily),
+		errors.Is(err, registry.ErrInvalid):
 		e.Status = http.StatusUnprocessableEntity
-	case errors.Is(err, registry.ErrVIPsExhausted):
+	case errors.Is(err, registry.ErrVIPsExhausted), errors.Is(err, registry.ErrNodePortsExhausted):
 		e.Status = http.StatusInsufficientStorage
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		e.Status = http.StatusServiceUnavailable

@@ -146,6 +146,10 @@ func yaml(name, more string) string {
 	return fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec:\n  selector: {app: %s}\n  ports: [{port: 80, targetPort: 8080}]\n%s", name, name, more)
 }
 
+func nodePort(name, port string) string {
+	return strings.Replace(yaml(name, "  type: NodePort\n"), "port: 80,", "port: 80, nodePort: "+port+",", 1)
+}
+
 func TestApply(t *testing.T) {
 	f := serve(t)
 	for _, c := range []struct{ body, want string }{
@@ -184,7 +188,13 @@ func TestApplyRefuses(t *testing.T) {
 		{"unknown field", yaml("a", "") + yaml("b", "  selectr: {}\n"), 422, "15: spec.selectr: unknown field (did you mean selector?)"},
 		{"VIP taken", yaml("a", "") + yaml("b", "  clusterIP: 10.96.0.66\n"), 409, "15: spec.clusterIP: address is in use: 10.96.0.66 belongs to service x/y"},
 		{"VIP asked for twice", yaml("a", "  clusterIP: 10.96.0.7\n") + yaml("b", "  clusterIP: 10.96.0.7\n"), 409,
-			"16: spec.clusterIP: address is in use: 10.96.0.7 is asked for by service default/a too"},
+			"16: spec.clusterIP: address is in use: port 80/TCP of 10.96.0.7 is asked for by service default/a too"},
+		{"node port asked for twice", nodePort("a", "30080") + nodePort("b", "30080"), 409,
+			"15: spec.ports[0].nodePort: node port is in use: 30080/TCP is asked for by service default/a too"},
+		{"external address asked for twice", yaml("a", "  externalIPs: [192.0.2.1]\n") + yaml("b", "  externalIPs: [192.0.2.1]\n"), 409,
+			"16: spec.externalIPs[0]: address is in use: port 80/TCP of 192.0.2.1 is asked for by service default/a too"},
+		{"VIP and external address", yaml("a", "  externalIPs: [192.0.2.1]\n") + yaml("b", "  clusterIP: 192.0.2.1\n"), 409,
+			"16: spec.clusterIP: address is in use: 192.0.2.1 is asked for by service default/a too, and cannot be the VIP of one and an external address of another"},
 		{"too large", strings.Repeat("#", MaxBody+1), 413, ""},
 	} {
 		_, err := f.client.Apply(t.Context(), []byte(c.body))
