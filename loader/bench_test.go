@@ -16,11 +16,11 @@ func BenchmarkSync(b *testing.B) {
 	o.grace = 0
 	l := n.open(o)
 	u := registry.Update{Revision: 1, Snapshot: true}
-	for i := range 20000 {
+	for i := range 50000 {
 		r := resolved(netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String(), 80, 10)
 		u.Set = append(u.Set, r)
 	}
-	b.Run("snapshot of 20000 services, first", func(b *testing.B) {
+	b.Run("snapshot of 50000 services, first", func(b *testing.B) {
 		for range b.N {
 			if err := l.Sync(registry.Update{Revision: 1, Snapshot: true}); err != nil {
 				b.Fatal(err)
@@ -30,7 +30,7 @@ func BenchmarkSync(b *testing.B) {
 			}
 		}
 	})
-	b.Run("snapshot of 20000 services, unchanged", func(b *testing.B) {
+	b.Run("snapshot of 50000 services, unchanged", func(b *testing.B) {
 		for range b.N {
 			if err := l.Sync(u); err != nil {
 				b.Fatal(err)

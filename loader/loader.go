@@ -20,6 +20,7 @@ type Loader struct {
 	hooks    hooks
 	metrics  metrics
 	progress progress
+	writes   writes
 	events   *eventHub
 	watches  watches
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/sluice-net/sluice/registry"
 )
 
 // DefaultMaglevTableSize gives ten backends their share within a percent (a table of more than 100 slots
@@ -24,6 +25,27 @@ func checkMaglevTableSize(size uint32) error {
 		return fmt.Errorf("size %d of Maglev tables: want one of %v", size, sizes)
 	}
 	return nil
+}
+
+// MaglevTable returns the table of a service with these backends: where each slot leads to. It is for
+// whoever wants to know it without a dataplane. Backends must be sorted; those that drain are in no slot.
+func MaglevTable(backends []registry.Backend, size uint32) ([]netip.AddrPort, error) {
+	if err := checkMaglevTableSize(size); err != nil {
+		return nil, err
+	}
+	c := choice{registry.AlgorithmMaglev, size}
+	if err := c.tooMany(registry.Resolved{Backends: backends}); err != nil {
+		return nil, err
+	}
+	members := make([]member, len(backends))
+	for i, b := range backends {
+		members[i] = member{addr: b.AddrPort, weight: weightOf(b)}
+	}
+	table := make([]netip.AddrPort, 0, size)
+	for _, place := range choose(members, algorithmMaglev, size) {
+		table = append(table, members[place].addr)
+	}
+	return table, nil
 }
 
 // maglevBackend is what a Maglev table depends on, of one backend.

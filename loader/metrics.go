@@ -59,6 +59,7 @@ func (l *Loader) Collector() prometheus.Collector {
 		revision: desc("sync_revision", "Revision of the registry that the maps reflect."),
 		lag:      desc("sync_lag_seconds", "For how long a change has been on its way to the maps; 0: none is."),
 		pending:  desc("sync_pending_frontends", "Frontends that are not in the maps as they should be."),
+		writes:   desc("sync_writes_total", "Entries of a map that were written for services.", "map"),
 		draining: desc("draining_backends", "Backends of frontends that keep what they have and take nothing new."),
 		closed:   desc("closed_identities", "Identities of containers that are closed because their policies could not be written."),
 		attached: desc("attached_interfaces", "Interfaces of containers that the programs serve."),
@@ -74,7 +75,7 @@ type collector struct {
 	drops, policies                                  *prometheus.Desc
 	entries, limit, memory                           *prometheus.Desc
 	revision, lag, pending, closed, attached, errors *prometheus.Desc
-	draining                                         *prometheus.Desc
+	draining, writes                                 *prometheus.Desc
 }
 
 // counterHelp says what the fields of struct counters that are no drops count. One that is not here
@@ -129,6 +130,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.draining, float64(l.draining()))
 	gauge(c.closed, float64(l.closedIdentities()))
 	gauge(c.attached, float64(len(l.Interfaces())))
+	for name, n := range l.Writes().byMap() {
+		out <- prometheus.MustNewConstMetric(c.writes, prometheus.CounterValue, float64(n), name)
+	}
 	l.metrics.duration.Collect(out)
 	l.metrics.errors.Collect(out)
 }

@@ -18,7 +18,7 @@ func (l *Loader) restore() error {
 	if err := waitForPrograms(); err != nil {
 		return err
 	}
-	l.syncer = newSyncer(tables, l.o.Sizes, l.o.choice(), l.o.grace, l.o.now)
+	l.syncer = newSyncer(countingTables{tables, &l.writes}, l.o.Sizes, l.o.choice(), l.o.grace, l.o.now)
 	entries := map[serviceKey]service{}
 	err = eachOf(l.maps.get("services"), func(k serviceKey, v service) error {
 		entries[k] = v

@@ -1,6 +1,6 @@
 // Command bench measures a node's dataplane on this machine: nanoseconds a packet through from_pod,
 // round trips of calls by each way as ratios to the kernel's own routing, and what verdicts cost with
-// few policies and with many.
+// few policies and with many, and flows and changes with few services and with many.
 //
 // All that is compared is measured in one run, interleaved, client and server on one CPU: absolute
 // times of two runs differ by more than what there is to see. It needs root, and a quiet machine.
@@ -20,7 +20,7 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 15, "times that each figure is measured")
-	only := flag.String("only", "", "packets, calls, wires, applies or policies: measure nothing else")
+	only := flag.String("only", "", "packets, calls, wires, applies, policies or services: measure nothing else")
 	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -61,6 +61,7 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		{"wires", func() error { return wires(ctx, node, rounds) }},
 		{"applies", func() error { return applies(ctx, node, rounds) }},
 		{"policies", func() error { return policies(rounds) }},
+		{"services", func() error { return services(rounds) }},
 	} {
 		if only == "" || only == part.name {
 			if err := part.run(); err != nil {
