@@ -18,6 +18,13 @@ type tracer struct {
 	naming
 	// find reads a map's entry; false: there is none.
 	find func(name string, key, value any) (bool, error)
+	// draining returns the ids of a service's backends that are in no run; nil: nobody knows. They are in no
+	// map by service: programs do not look for them.
+	draining func(service uint32) []uint32
+	// cookies returns those of a container's network namespaces; nil: nobody knows.
+	cookies func(endpoint uint32) ([]uint64, error)
+	// now is CLOCK_MONOTONIC, which programs read by bpf_ktime_get_ns.
+	now func() uint64
 	// sockets says that socket hooks translate what the node's own processes dial.
 	sockets bool
 }
@@ -49,6 +56,7 @@ func (e *end) local() bool { return e.endpoint.Ifindex != 0 }
 func (l *Loader) Why(p registry.Probe) (f registry.TraceFlow, err error) {
 	t := tracer{
 		naming: l, sockets: l.o.SocketTranslation,
+		draining: l.drainingOf, cookies: l.cookiesOf, now: monotonic,
 		find: func(name string, key, value any) (found bool, err error) {
 			err = l.locked(func() error {
 				found, err = lookupIn(l.maps.get)(name, key, value)
@@ -179,10 +187,14 @@ func (t *tracer) stepService(f *registry.TraceFlow, key string, found bool, svc 
 	case svc.Id == 0:
 		note(&f.Steps, sockMapServices, key, "a VIP")
 	default:
-		note(&f.Steps, sockMapServices, key, "service %d, slots %d to %d", svc.Id, svc.First, int64(svc.First)+int64(svc.Count)-1)
-		if svc.Count == 0 {
-			f.Steps[len(f.Steps)-1].Value = fmt.Sprintf("service %d, no slots", svc.Id)
+		run := "no slots"
+		if svc.Count > 0 {
+			run = fmt.Sprintf("slots %d to %d, %s", svc.First, int64(svc.First)+int64(svc.Count)-1, algorithmName(svc.Algorithm))
 		}
+		if svc.AffinityTimeout > 0 {
+			run += fmt.Sprintf(", affinity for %d s", svc.AffinityTimeout)
+		}
+		note(&f.Steps, sockMapServices, key, "service %d, %s", svc.Id, run)
 	}
 }
 
@@ -203,7 +215,7 @@ func (t *tracer) untranslated(src *end, proto uint8) string {
 
 // backends judges each backend that may be chosen.
 func (t *tracer) backends(f *registry.TraceFlow, src *end, svc *service, proto uint8) error {
-	seen := map[uint32]bool{}
+	places := map[uint32]int{} // of a backend in f.Targets; -1: not judged
 	var verdicts []registry.Verdict
 	for slot := uint64(svc.First); slot < uint64(svc.First)+uint64(svc.Count); slot++ {
 		var id uint32
@@ -211,40 +223,55 @@ func (t *tracer) backends(f *registry.TraceFlow, src *end, svc *service, proto u
 		if err != nil {
 			return err
 		}
-		if !found || seen[id] {
+		place, seen := places[id]
+		switch {
+		case !found:
 			continue
-		}
-		seen[id] = true
-		if len(f.Targets) == maxTargets {
+		case seen:
+			if place >= 0 {
+				f.Targets[place].Slots++
+			}
+			continue
+		case len(f.Targets) == maxTargets:
+			places[id] = -1
 			f.More++
 			continue
 		}
-		var b backend
-		if found, err = t.find(sockMapBackends, id, &b); err != nil {
+		if places[id], err = t.backend(f, src, svc, proto, slot, id); err != nil {
 			return err
 		}
-		if !found || b.State != backendActive || b.Service != svc.Id {
-			note(&f.Steps, sockMapBackends, id, "not of this service any more")
-			continue
+		if places[id] >= 0 {
+			verdicts = append(verdicts, f.Targets[places[id]].Verdict)
 		}
-		target := registry.TraceTarget{}
-		note(&target.Steps, sockMapSlots, slot, "backend %d", id)
-		at := netip.AddrPortFrom(fromAddress(b.Addr), b.Port)
-		note(&target.Steps, sockMapBackends, id, "%s, active, of service %d", at, b.Service)
-		dst, err := t.end(registry.Place{Address: at.Addr()}, at.Port(), &target.Steps)
-		if err != nil {
-			return err
-		}
-		if err := t.arrive(f, src, &dst, proto, target); err != nil {
-			return err
-		}
-		verdicts = append(verdicts, f.Targets[len(f.Targets)-1].Verdict)
 	}
 	f.Verdict = registry.JoinVerdicts(verdicts...)
 	if len(verdicts) == 0 {
 		f.Verdict, f.Reason = registry.VerdictRefused, "the service has no backend"
 	}
-	return nil
+	return t.choice(f, src, svc)
+}
+
+// backend judges the one that a slot leads to, and returns its place in the flow's targets; -1: it is not the
+// service's any more.
+func (t *tracer) backend(f *registry.TraceFlow, src *end, svc *service, proto uint8, slot uint64, id uint32) (int, error) {
+	var b backend
+	found, err := t.find(sockMapBackends, id, &b)
+	if err != nil {
+		return -1, err
+	}
+	if !found || b.State != backendActive || b.Service != svc.Id {
+		note(&f.Steps, sockMapBackends, id, "not of this service any more")
+		return -1, nil
+	}
+	target := registry.TraceTarget{Slots: 1}
+	note(&target.Steps, sockMapSlots, slot, "backend %d", id)
+	at := netip.AddrPortFrom(fromAddress(b.Addr), b.Port)
+	note(&target.Steps, sockMapBackends, id, "%s, active, of service %d", at, b.Service)
+	dst, err := t.end(registry.Place{Address: at.Addr()}, at.Port(), &target.Steps)
+	if err != nil {
+		return -1, err
+	}
+	return len(f.Targets), t.arrive(f, src, &dst, proto, target)
 }
 
 // arrive adds a target with the verdict on it.

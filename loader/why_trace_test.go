@@ -79,7 +79,7 @@ func TestWhySteps(t *testing.T) {
 		{registry.Probe{Source: registry.Place{Address: f.addr("A")}, Destination: registry.Place{Address: f.addr("V")}, Port: 80, Protocol: protoTCP},
 			`shop/client > 10.96.0.1:80: denied  service shop/web
   endpoints[10.244.1.10] = endpoint 1 (shop/client), identity 10, network 1
-  services[10.96.0.1:80/TCP] = service 4, slots 12 to 12
+  services[10.96.0.1:80/TCP] = service 4, slots 12 to 12, random
 at shop/db:7000: denied ingress
   slots[12] = backend 4
   backends[4] = 10.244.1.11:7000, active, of service 4
@@ -96,7 +96,7 @@ ingress of shop/db for shop/client: denied, policy NetworkPolicy shop/db, 1 reas
 `},
 		{registry.Probe{Source: registry.Place{Kind: registry.PartyNode}, Destination: registry.Place{Address: f.addr("V")}, Port: 80, Protocol: protoTCP},
 			`node > 10.96.0.1:80: denied VIPs are for containers only: socket translation is off service <nil>
-  services[10.96.0.1:80/TCP] = service 4, slots 12 to 12
+  services[10.96.0.1:80/TCP] = service 4, slots 12 to 12, random
 `},
 		{registry.Probe{Source: registry.Place{Kind: registry.PartyWorld}, Destination: registry.Place{Address: f.addr("V")}, Port: 90, Protocol: protoUDP},
 			`world > 10.96.0.1:90: denied VIPs are for this node's containers and processes only service <nil>

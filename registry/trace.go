@@ -52,6 +52,8 @@ type TraceFlow struct {
 	Reason string `json:"reason,omitempty"`
 	// Service is the one that is dialled; nil: none.
 	Service *Name `json:"service,omitempty"`
+	// Choice says how one of the service's backends is chosen; nil: there is no service, or no backend.
+	Choice *TraceChoice `json:"choice,omitempty"`
 	// Steps are the look-ups that led to Targets.
 	Steps []TraceStep `json:"steps"`
 	// Targets are where the flow may go: the destination, or each backend that may be chosen.
@@ -60,14 +62,41 @@ type TraceFlow struct {
 	More int `json:"more,omitempty"`
 }
 
+// TraceChoice is how a service's backend is chosen.
+type TraceChoice struct {
+	Algorithm Algorithm `json:"algorithm"`
+	// Slots is how many there are; a backend is chosen as often as it has some, see TraceTarget.
+	Slots int `json:"slots"`
+	// AffinityTimeout is for how many seconds a client stays with its backend; 0: no affinity.
+	AffinityTimeout uint32 `json:"affinityTimeout,omitempty"`
+	// Affinity holds what is remembered of the source.
+	Affinity []TraceAffinity `json:"affinity,omitempty"`
+	// Draining backends keep the flows that they have; none of this source's new ones.
+	Draining []netip.AddrPort `json:"draining,omitempty"`
+}
+
+// TraceAffinity is the backend that a client was last given.
+type TraceAffinity struct {
+	// By is "address", for packets, or "namespace", for what the sockets of the source's network namespace
+	// connect to.
+	By      string         `json:"by"`
+	Backend netip.AddrPort `json:"backend,omitzero"`
+	// Seconds for which it still holds.
+	Seconds uint32 `json:"seconds,omitempty"`
+	// Ended says why it does not hold any more; "": it holds, and this backend is chosen.
+	Ended string `json:"ended,omitempty"`
+}
+
 // TraceTarget is one end that a flow may arrive at.
 type TraceTarget struct {
 	Party
 	Verdict Verdict `json:"verdict"`
 	// Reason is the name of the counter that would count the drop, without "drop_"; of a flow that is
 	// always allowed, why, in words.
-	Reason string      `json:"reason,omitempty"`
-	Steps  []TraceStep `json:"steps"`
+	Reason string `json:"reason,omitempty"`
+	// Slots is how many of the service's slots lead there.
+	Slots int         `json:"slots,omitempty"`
+	Steps []TraceStep `json:"steps"`
 	// Sides are the judgements: the sender's policies on egress, the receiver's on ingress.
 	Sides []TraceSide `json:"sides"`
 }

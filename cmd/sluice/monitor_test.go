@@ -283,6 +283,32 @@ func TestWhy(t *testing.T) {
     and 1 backend more, not judged
 `, "", "why", "shop/client", "10.96.0.5:80/udp")
 
+	s.flow = registry.TraceFlow{
+		Source: client, Destination: party("", "10.96.0.5", 80), Service: &registry.Name{Namespace: "shop", Name: "web"},
+		Verdict: registry.VerdictAllowed,
+		Choice: &registry.TraceChoice{
+			Algorithm: registry.AlgorithmMaglev, Slots: 4, AffinityTimeout: 60,
+			Affinity: []registry.TraceAffinity{
+				{By: "address", Backend: netip.MustParseAddrPort("10.244.1.7:8080"), Seconds: 12},
+				{By: "namespace", Ended: "the backend is gone"},
+			},
+			Draining: []netip.AddrPort{netip.MustParseAddrPort("10.244.1.9:8080")},
+		},
+		Targets: []registry.TraceTarget{
+			{Party: party("shop/web-0", "10.244.1.7", 8080), Verdict: registry.VerdictAllowed, Slots: 3},
+			{Party: party("shop/web-1", "10.244.1.8", 8080), Verdict: registry.VerdictAllowed, Slots: 1},
+		},
+	}
+	s.expect(0, `allowed: shop/client to 10.96.0.5:80/tcp
+  shop/client (10.244.1.5) -> 10.96.0.5:80, service shop/web: allowed
+    chosen by maglev, a client stays for 60 s
+      packets of this address stay with 10.244.1.7:8080 for 12 s
+      sockets of its network namespace do not stay where they were: the backend is gone
+    backend 10.244.1.9:8080 is draining: not chosen
+    backend shop/web-0:8080 (10.244.1.7), 3 of 4 slots: allowed
+    backend shop/web-1:8080 (10.244.1.8), 1 of 4 slots: allowed
+`, "", "why", "shop/client", "10.96.0.5:80")
+
 	s.flow = registry.TraceFlow{Source: client, Destination: party("", "10.96.0.5", 80), Verdict: registry.VerdictRefused, Reason: "the service has no backend"}
 	s.expect(1, `refused: shop/client to 10.96.0.5:80/tcp
   shop/client (10.244.1.5) -> 10.96.0.5:80: refused, the service has no backend

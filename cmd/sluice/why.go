@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,10 +122,17 @@ func writeFlow(w io.Writer, f *registry.TraceFlow, steps bool) {
 		fmt.Fprintln(w)
 		writeSteps(w, "      ", f.Steps, steps)
 	}
+	writeChoice(w, f.Choice)
+	uneven := f.Choice != nil && slices.ContainsFunc(f.Targets, func(t registry.TraceTarget) bool {
+		return t.Slots != f.Targets[0].Slots
+	})
 	for i := range f.Targets {
 		t := &f.Targets[i]
 		if f.Service != nil {
 			head = "    backend " + located(t.Party)
+		}
+		if uneven {
+			head += fmt.Sprintf(", %d of %d slots", t.Slots, f.Choice.Slots)
 		}
 		fmt.Fprintf(w, "%s: %s", head, verdictText(t.Verdict))
 		if t.Reason != "" {
@@ -141,6 +149,33 @@ func writeFlow(w io.Writer, f *registry.TraceFlow, steps bool) {
 	}
 	if f.More > 0 {
 		fmt.Fprintf(w, "    and %s more, not judged\n", count(f.More, "backend"))
+	}
+}
+
+// writeChoice says how a backend is chosen, where that is more than evenly at random.
+func writeChoice(w io.Writer, c *registry.TraceChoice) {
+	if c == nil {
+		return
+	}
+	switch {
+	case c.AffinityTimeout > 0:
+		fmt.Fprintf(w, "    chosen by %s, a client stays for %d s\n", c.Algorithm, c.AffinityTimeout)
+	case c.Algorithm != registry.AlgorithmRandom:
+		fmt.Fprintf(w, "    chosen by %s\n", c.Algorithm)
+	}
+	for _, a := range c.Affinity {
+		who := "packets of this address"
+		if a.By == "namespace" {
+			who = "sockets of its network namespace"
+		}
+		if a.Ended == "" {
+			fmt.Fprintf(w, "      %s stay with %s for %d s\n", who, a.Backend, a.Seconds)
+		} else {
+			fmt.Fprintf(w, "      %s do not stay where they were: %s\n", who, a.Ended)
+		}
+	}
+	for _, b := range c.Draining {
+		fmt.Fprintf(w, "    backend %s is draining: not chosen\n", b)
 	}
 }
 
