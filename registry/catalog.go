@@ -30,7 +30,6 @@ type Catalog struct {
 	dirty     []*frontend       // to be compared with what was published
 	touched   []*catalogService // to be settled
 	scratch   []candidate
-	chosen    []Backend
 }
 
 type catalogService struct {
@@ -50,6 +49,7 @@ type catalogEndpoint struct {
 	*Endpoint
 	member   member
 	labels   []labelSpot
+	at       int               // its place in isolationIndex.endpoints
 	services []*catalogService // that select it
 }
 
@@ -57,13 +57,23 @@ type catalogEndpoint struct {
 // own: no backend is local or near, and no node's address is a frontend.
 func NewCatalog(node string) *Catalog {
 	c := &Catalog{node: node, frontends: map[Frontend]*frontend{}}
-	c.clear()
+	c.clear(nil)
 	return c
 }
 
-func (c *Catalog) clear() {
-	c.services = map[Name]*catalogService{}
-	c.endpoints = map[EndpointID]*catalogEndpoint{}
+// clear makes room for what a snapshot brings. Maps that grow meanwhile would cost half of its time.
+func (c *Catalog) clear(snapshot []Change) {
+	services, endpoints := 0, 0
+	for i := range snapshot {
+		switch ch := &snapshot[i]; {
+		case ch.Service != nil:
+			services++
+		case ch.Endpoint != nil:
+			endpoints++
+		}
+	}
+	c.services = make(map[Name]*catalogService, services)
+	c.endpoints = make(map[EndpointID]*catalogEndpoint, endpoints)
 	c.nodes = map[string]Node{}
 	c.selectors = selectorIndex{}
 	c.slices = newSliceIndex()
@@ -79,7 +89,7 @@ func (c *Catalog) Apply(b Batch) Update {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if b.Snapshot {
-		c.clear()
+		c.clear(b.Changes)
 		for _, f := range c.frontends {
 			f.claims = nil
 			c.soil(f)
@@ -104,7 +114,6 @@ func (c *Catalog) apply(change Change) {
 		c.applySlice(change.Slice, change.Deleted)
 	case change.Endpoint != nil:
 		c.applyEndpoint(change.Endpoint, change.Deleted)
-		c.isolation.applyEndpoint(change.Endpoint, change.Deleted)
 	case change.Node != nil:
 		c.applyNode(change.Node, change.Deleted)
 	case change.Namespace != nil:
@@ -187,6 +196,7 @@ func (c *Catalog) dropService(s *catalogService) {
 func (c *Catalog) applyEndpoint(e *Endpoint, deleted bool) {
 	if old := c.endpoints[e.EndpointID]; old != nil {
 		c.selectors.removeEndpoint(old)
+		c.isolation.removeEndpoint(old)
 		old.member.gone = true
 		for _, s := range old.services {
 			s.selected--
@@ -200,6 +210,7 @@ func (c *Catalog) applyEndpoint(e *Endpoint, deleted bool) {
 	ep := &catalogEndpoint{Endpoint: e, member: endpointMember(e)}
 	c.endpoints[e.EndpointID] = ep
 	c.selectors.addEndpoint(ep)
+	c.isolation.addEndpoint(ep)
 	// The services that stand under its labels: all that select it are among them.
 	for _, spot := range ep.labels {
 		for _, s := range spot.label.services {
@@ -261,9 +272,8 @@ func (c *Catalog) settle() {
 			s.rosters[i].settle()
 		}
 		for _, p := range s.pools {
-			c.chosen = c.choose(c.chosen[:0], s, p)
-			if !slices.Equal(p.backends, c.chosen) {
-				p.backends = slices.Clone(c.chosen)
+			if now := c.choose(s, p); !slices.Equal(p.backends, now) {
+				p.backends = now
 			}
 		}
 		for _, cl := range s.claims {

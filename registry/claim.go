@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -20,21 +19,8 @@ type claim struct {
 	service  *catalogService
 	pool     *pool
 	shared   bool
-	rank     int    // order among the service's own claims to one frontend: the lowest counts
 	next     *claim // after it in the frontend's list
 }
-
-func compareClaims(a, b *claim) int {
-	return cmp.Or(CompareNames(a.service.Name, b.service.Name), cmp.Compare(a.rank, b.rank))
-}
-
-// The kinds of addresses, in the order in which they count when a service has one twice.
-const (
-	kindVIP = iota
-	kindExternal
-	kindLoadBalancer
-	kindNode
-)
 
 // frontend is one address and port that services want or that was told of.
 type frontend struct {
@@ -47,12 +33,22 @@ type frontend struct {
 	dirty     bool // is in Catalog.dirty
 }
 
-// claimAll makes the claims of all addresses but the node's.
+// addressKind says how an address is a service's.
+type addressKind uint8
+
+const (
+	addressVIP    addressKind = iota // with all of its ports
+	addressShared                    // at the service's ports only
+	addressNode                      // at the service's node ports only
+)
+
+// claimAll makes the claims of all addresses but the node's. Of an address that a service has twice the first
+// claim counts.
 func (c *Catalog) claimAll(s *catalogService) {
 	s.claims = slices.Grow(s.claims, len(s.Ports)*(len(s.VIPs)+len(s.ExternalIPs)+len(s.LoadBalancerIPs)))
-	s.claims = c.claimAddresses(s.claims, s, kindVIP, s.VIPs)
-	s.claims = c.claimAddresses(s.claims, s, kindExternal, s.ExternalIPs)
-	s.claims = c.claimAddresses(s.claims, s, kindLoadBalancer, s.LoadBalancerIPs)
+	s.claims = c.claimAddresses(s.claims, s, addressVIP, s.VIPs)
+	s.claims = c.claimAddresses(s.claims, s, addressShared, s.ExternalIPs)
+	s.claims = c.claimAddresses(s.claims, s, addressShared, s.LoadBalancerIPs)
 }
 
 // claimNodePorts makes the claims of this node's own addresses, in place of those that there were.
@@ -60,12 +56,12 @@ func (c *Catalog) claimNodePorts(s *catalogService) {
 	for _, cl := range s.nodeClaims {
 		c.withdraw(cl)
 	}
-	s.nodeClaims = c.claimAddresses(nil, s, kindNode, c.own().Addresses)
+	s.nodeClaims = c.claimAddresses(nil, s, addressNode, c.own().Addresses)
 }
 
 // claimAddresses appends a claim for each port of each address of one kind. Apart from VIPs they are of families
 // that the service has a VIP of: it has no others.
-func (c *Catalog) claimAddresses(list []*claim, s *catalogService, kind int, addrs []netip.Addr) []*claim {
+func (c *Catalog) claimAddresses(list []*claim, s *catalogService, kind addressKind, addrs []netip.Addr) []*claim {
 	if s.Headless || s.Type == TypeExternalName {
 		return list
 	}
@@ -77,15 +73,15 @@ func (c *Catalog) claimAddresses(list []*claim, s *catalogService, kind int, add
 		for i := range s.Ports {
 			p := &s.Ports[i]
 			f := Frontend{Addr: a.Unmap(), Port: p.Port, Protocol: p.Protocol}
-			if kind == kindNode {
+			if kind == addressNode {
 				f.Port = p.NodePort
 			}
 			if f.Port == 0 {
 				continue
 			}
 			cl := &claim{
-				service: s, shared: kind != kindVIP, rank: kind<<16 | i,
-				pool: c.poolFor(s, p, family, kind == kindVIP && s.InternalLocal),
+				service: s, shared: kind != addressVIP,
+				pool: c.poolFor(s, p, family, kind == addressVIP && s.InternalLocal),
 			}
 			list = append(list, cl)
 			c.enter(f, cl)
@@ -115,7 +111,7 @@ func (c *Catalog) enter(key Frontend, cl *claim) {
 	}
 	cl.frontend = f
 	at := &f.claims
-	for *at != nil && compareClaims(*at, cl) <= 0 {
+	for *at != nil && CompareNames((*at).service.Name, cl.service.Name) <= 0 {
 		at = &(*at).next
 	}
 	cl.next, *at = *at, cl

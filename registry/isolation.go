@@ -259,6 +259,11 @@ type Requirement struct {
 // Matches reports whether labels meet the requirement.
 func (r Requirement) Matches(labels map[string]string) bool {
 	v, ok := labels[r.Key]
+	return r.holds(v, ok)
+}
+
+// holds reports whether a label of that value, or its absence, meets the requirement.
+func (r Requirement) holds(v string, ok bool) bool {
 	switch r.Operator {
 	case In:
 		return ok && slices.Contains(r.Values, v)
@@ -287,6 +292,28 @@ func (s Selector) Matches(labels map[string]string) bool {
 	}
 	for _, r := range s.Expressions {
 		if !r.Matches(labels) {
+			return false
+		}
+	}
+	return true
+}
+
+// matchesPod is Matches of the endpoint's PolicyLabels, without making them.
+func (s Selector) matchesPod(e *Endpoint) bool {
+	value := func(key string) (string, bool) {
+		if key == NetworkLabel {
+			return e.Network, true
+		}
+		v, ok := e.Labels[key]
+		return v, ok
+	}
+	for k, want := range s.MatchLabels {
+		if v, ok := value(k); !ok || v != want {
+			return false
+		}
+	}
+	for _, r := range s.Expressions {
+		if !r.holds(value(r.Key)) {
 			return false
 		}
 	}

@@ -10,22 +10,14 @@ import (
 type isolationIndex struct {
 	policies   map[PolicyID]*Policy
 	namespaces map[string]*Namespace
-	endpoints  map[string]map[EndpointID]*labelled // by namespace
-	places     map[EndpointID]string               // the namespace of each
-}
-
-// labelled is an endpoint with its labels as policies see them.
-type labelled struct {
-	Endpoint
-	all map[string]string
+	endpoints  map[string][]*catalogEndpoint // by namespace, in no order
 }
 
 func newIsolationIndex() isolationIndex {
 	return isolationIndex{
 		policies:   map[PolicyID]*Policy{},
 		namespaces: map[string]*Namespace{},
-		endpoints:  map[string]map[EndpointID]*labelled{},
-		places:     map[EndpointID]string{},
+		endpoints:  map[string][]*catalogEndpoint{},
 	}
 }
 
@@ -45,23 +37,19 @@ func (x *isolationIndex) applyNamespace(n *Namespace, deleted bool) {
 	x.namespaces[n.Name] = n
 }
 
-func (x *isolationIndex) applyEndpoint(e *Endpoint, deleted bool) {
-	if place, known := x.places[e.EndpointID]; known {
-		delete(x.places, e.EndpointID)
-		delete(x.endpoints[place], e.EndpointID)
-		if len(x.endpoints[place]) == 0 {
-			delete(x.endpoints, place)
-		}
-	}
-	if deleted {
-		return
-	}
+func (x *isolationIndex) addEndpoint(e *catalogEndpoint) {
 	place := e.Name.Namespace
-	if x.endpoints[place] == nil {
-		x.endpoints[place] = map[EndpointID]*labelled{}
+	e.at = len(x.endpoints[place])
+	x.endpoints[place] = append(x.endpoints[place], e)
+}
+
+func (x *isolationIndex) removeEndpoint(e *catalogEndpoint) {
+	place := e.Name.Namespace
+	list := x.endpoints[place]
+	takeOut(&list, e.at).at = e.at
+	if x.endpoints[place] = list; len(list) == 0 {
+		delete(x.endpoints, place)
 	}
-	x.endpoints[place][e.EndpointID] = &labelled{Endpoint: *e, all: PolicyLabels(e)}
-	x.places[e.EndpointID] = place
 }
 
 // labels returns a namespace's labels, whether it has an object or not.
@@ -88,8 +76,8 @@ func (x *isolationIndex) eachIn(namespace string, p *Policy, do func(*Endpoint))
 		return
 	}
 	for _, e := range x.endpoints[namespace] {
-		if p.Subject.Pods.Matches(e.all) {
-			do(&e.Endpoint)
+		if p.Subject.Pods.matchesPod(e.Endpoint) {
+			do(e.Endpoint)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func (c cluster) selected(p Policy) []EndpointID {
 // each endpoint gives.
 func TestSelectedAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	m := cluster{model{map[Name]Service{}, map[EndpointID]Endpoint{}}, map[string]Namespace{}, map[PolicyID]Policy{}}
+	m := cluster{newModel(""), map[string]Namespace{}, map[PolicyID]Policy{}}
 	c := NewCatalog("")
 	some := 0
 	for i := range int64(3000) {
@@ -136,7 +136,7 @@ func (c cluster) leavesNothing(t *testing.T, cat *Catalog) {
 	}
 	cat.Apply(b)
 	x := cat.isolation
-	if n := len(x.policies) + len(x.namespaces) + len(x.endpoints) + len(x.places) + len(cat.Namespaces()); n != 0 {
+	if n := len(x.policies) + len(x.namespaces) + len(x.endpoints) + len(cat.Namespaces()); n != 0 {
 		t.Errorf("%d entries are left: %+v", n, x)
 	}
 }
