@@ -59,15 +59,18 @@ func (w *addressWatch) update() {
 	w.note(err)
 }
 
-func (w *addressWatch) note(err error) {
+func (w *addressWatch) note(err error) { noteOnce(w.log, "follow the node's addresses", &w.last, err) }
+
+// noteOnce logs an error unless it is the one of the last time.
+func noteOnce(log *slog.Logger, what string, last *string, err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	if text != w.last && err != nil {
-		w.log.Error("follow the node's addresses", "error", err)
+	if text != *last && err != nil {
+		log.Error(what, "error", err)
 	}
-	w.last = text
+	*last = text
 }
 
 // run follows the addresses of the calling thread's network namespace until ctx ends. It reads them

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -44,6 +45,7 @@ type agent struct {
 	cni     *cniserver.Server
 	settled atomic.Bool // the wires are as recorded
 	watch   *addressWatch
+	record  *nodeRecord
 }
 
 // runAgent runs until ctx ends. The kernel goes on serving afterwards.
@@ -71,6 +73,10 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 		a.watch.run(ctx)
 		return nil
 	})
+	group.Go(func() error {
+		a.record.run(ctx)
+		return nil
+	})
 	return group.Wait()
 }
 
@@ -94,8 +100,12 @@ func (a *agent) open(ctx context.Context) (err error) {
 	if a.loader, err = openLoader(c, a.log); err != nil {
 		return err
 	}
+	a.record = newNodeRecord(a.node, len(c.Node.Addresses) > 0, a.log.With("part", "addresses"))
 	// Before the registry's contents: until then nothing that the predecessor told goes.
-	a.watch = &addressWatch{set: a.loader.SetNodeAddresses, log: a.log.With("part", "addresses")}
+	a.watch = &addressWatch{log: a.log.With("part", "addresses"), set: func(addrs []netip.Addr) error {
+		a.record.wake()
+		return a.loader.SetNodeAddresses(addrs)
+	}}
 	a.watch.update()
 	a.store, err = etcd.Open(ctx, etcd.Options{
 		Dir:          filepath.Join(c.Paths.State, "registry"),
@@ -107,6 +117,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.record.put = a.store.PutNode
 	a.cni, err = cniserver.New(cniserver.Options{
 		Node:      c.Node.Name,
 		Prefixes:  c.Containers.CIDRs,
@@ -210,7 +221,7 @@ func (a *agent) serve(ctx context.Context) error {
 
 // putNode makes this node the registry's only one: the registry is embedded.
 func (a *agent) putNode(ctx context.Context) (rev int64, err error) {
-	if rev, err = a.store.PutNode(ctx, a.node); err != nil {
+	if rev, err = a.record.write(ctx); err != nil {
 		return 0, err
 	}
 	kept, gone, err := a.store.KeepOnly(ctx, a.node.Name)
