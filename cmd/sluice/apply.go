@@ -13,7 +13,7 @@ import (
 
 func (c *cli) apply() *cobra.Command {
 	var files []string
-	cmd := c.command("apply -f FILE", "Create or change services, policies and namespaces from Kubernetes YAML or JSON", cobra.NoArgs,
+	cmd := c.command("apply -f FILE", "Create or change services, their slices, policies and namespaces from Kubernetes YAML or JSON", cobra.NoArgs,
 		func(ctx context.Context, client *api.Client, _ []string) error {
 			in, err := c.read(files)
 			if err != nil {
@@ -22,11 +22,17 @@ func (c *cli) apply() *cobra.Command {
 			r, err := client.Apply(ctx, in.text)
 			return c.done(in, r, err)
 		})
-	cmd.Long = "Create or change services, policies and namespaces from Kubernetes YAML or JSON.\n\n" +
-		"The kinds are Service, Namespace (for its labels), NetworkPolicy, AdminNetworkPolicy and\n" +
-		"BaselineAdminNetworkPolicy.\n\n" +
-		"All documents of all files are checked before anything is written; policies and namespaces then\n" +
-		"change all at once. The command returns when this node acts on the change."
+	cmd.Long = "Create or change services, their slices, policies and namespaces from Kubernetes YAML or JSON.\n\n" +
+		"The kinds are Service, EndpointSlice, Namespace (for its labels), NetworkPolicy,\n" +
+		"AdminNetworkPolicy and BaselineAdminNetworkPolicy. What Sluice does not do is refused with the\n" +
+		"reason.\n\n" +
+		"A service keeps the VIPs and node ports that it has, unless it names others in spec.clusterIP and\n" +
+		"nodePort. Services may name the same VIP if their ports are apart. The annotation\n" +
+		"sluice.net/algorithm, random or maglev, says how backends are chosen; a slice's annotation\n" +
+		"sluice.net/weight, 0 to 256, is the weight of all its endpoints. Addresses of load balancers are\n" +
+		"spec.loadBalancerIP and those of status.loadBalancer.ingress; nothing else of a status is read.\n\n" +
+		"All documents of all files are checked before anything is written; slices, policies and namespaces\n" +
+		"then change all at once. The command returns when this node acts on the change."
 	cmd.Example = "  sluice apply -f web.yaml\n  cat web.yaml | sluice apply -f -"
 	fileFlag(cmd, &files)
 	must(cmd.MarkFlagRequired("filename"))
@@ -36,7 +42,7 @@ func (c *cli) apply() *cobra.Command {
 func (c *cli) delete() *cobra.Command {
 	var files []string
 	var namespace string
-	cmd := c.command("delete (-f FILE | KIND NAME)", "Delete services, policies and namespaces", cobra.MaximumNArgs(2),
+	cmd := c.command("delete (-f FILE | KIND NAME)", "Delete services, endpointslices, policies and namespaces", cobra.MaximumNArgs(2),
 		func(ctx context.Context, client *api.Client, args []string) error {
 			switch {
 			case len(files) > 0 && len(args) > 0:
@@ -57,19 +63,21 @@ func (c *cli) delete() *cobra.Command {
 			}
 			return usagef("want -f FILE, or KIND NAME")
 		})
-	cmd.Long = "Delete services, policies and namespaces.\n\n" +
-		"A namespace loses its labels; what lies in it stays."
+	cmd.Long = "Delete services, endpointslices, policies and namespaces.\n\n" +
+		"A namespace loses its labels; what lies in it stays, and so do the slices of a service."
 	cmd.Example = "  sluice delete -f web.yaml\n  sluice delete service web -n shop\n  sluice delete networkpolicy deny-all"
 	fileFlag(cmd, &files)
 	namespaceFlag(cmd, c, &namespace)
 	cmd.ValidArgsFunction = c.complete(func(args []string) completer {
 		switch {
 		case len(args) == 0:
-			return fixed(append(policyKinds(), "service", "namespace")...)
+			return fixed(append(policyKinds(), "service", "endpointslice", "namespace")...)
 		case len(args) > 1:
 			return nil
 		case isService(args[0]):
 			return services(&namespace)
+		case isSlice(args[0]):
+			return endpointSlices(&namespace)
 		case isNamespace(args[0]):
 			return namespaces
 		}
@@ -86,12 +94,14 @@ func deleteNamed(ctx context.Context, client *api.Client, kind string, n registr
 	switch {
 	case isService(kind):
 		return client.DeleteService(ctx, n)
+	case isSlice(kind):
+		return client.DeleteSlice(ctx, n)
 	case isNamespace(kind):
 		return client.DeleteNamespace(ctx, n.Name)
 	}
 	tier, one := policyTier(kind)
 	if !one {
-		return api.Results{}, usagef("unknown kind %q: want service, namespace, %s", kind, strings.Join(policyKinds(), ", "))
+		return api.Results{}, usagef("unknown kind %q: want service, endpointslice, namespace, %s", kind, strings.Join(policyKinds(), ", "))
 	}
 	if tier != registry.TierNamespaced {
 		n.Namespace = ""

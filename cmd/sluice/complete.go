@@ -54,6 +54,16 @@ func services(namespace *string) completer {
 	}
 }
 
+func endpointSlices(namespace *string) completer {
+	return func(ctx context.Context, client *api.Client) (words []string, err error) {
+		all, err := client.Slices(ctx, *namespace)
+		for _, s := range all {
+			words = append(words, s.Name.Name)
+		}
+		return words, err
+	}
+}
+
 func workloads(namespace *string) completer {
 	return func(ctx context.Context, client *api.Client) (words []string, err error) {
 		all, err := client.Endpoints(ctx)

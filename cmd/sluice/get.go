@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -38,7 +37,7 @@ func (s scope) where() string {
 
 func (c *cli) get() *cobra.Command {
 	var s scope
-	cmd := c.command("get KIND [NAME]", "Show services, policies, namespaces, endpoints or nodes", cobra.RangeArgs(1, 2),
+	cmd := c.command("get KIND [NAME]", "Show services, their slices, policies, namespaces, endpoints or nodes", cobra.RangeArgs(1, 2),
 		func(ctx context.Context, client *api.Client, args []string) error {
 			if len(args) == 2 {
 				s.name = args[1]
@@ -48,6 +47,8 @@ func (c *cli) get() *cobra.Command {
 				return c.getServices(ctx, client, s)
 			case isEndpoint(args[0]):
 				return c.getEndpoints(ctx, client, s)
+			case isSlice(args[0]):
+				return c.getSlices(ctx, client, s)
 			case args[0] == "nodes" || args[0] == "node":
 				return c.getNodes(ctx, client, s)
 			case isNamespace(args[0]):
@@ -60,7 +61,10 @@ func (c *cli) get() *cobra.Command {
 			}
 			return usagef("unknown kind %q: want %s", args[0], strings.Join(kinds(), ", "))
 		})
-	cmd.Long = "Show services, policies, namespaces, endpoints or nodes.\n\n" +
+	cmd.Long = "Show services, endpointslices, policies, namespaces, endpoints or nodes.\n\n" +
+		"A service's BACKENDS are those that take new connections, as this node sees them, and those that\n" +
+		"only keep what they have. An endpoint's STATE is ready, unready or draining, or both of these. With\n" +
+		"-o wide there is more of both.\n\n" +
 		"With -o yaml or json, what \"sluice apply\" takes is shown as Kubernetes objects. A policy's\n" +
 		"status then names the containers that it selects, as -o wide does. \"policies\" shows all kinds\n" +
 		"of them, those of the whole cluster in every namespace."
@@ -75,6 +79,8 @@ func (c *cli) get() *cobra.Command {
 			return services(&s.namespace)
 		case len(args) == 1 && isEndpoint(args[0]):
 			return workloads(&s.namespace)
+		case len(args) == 1 && isSlice(args[0]):
+			return endpointSlices(&s.namespace)
 		case len(args) == 1 && (args[0] == "nodes" || args[0] == "node"):
 			return nodes
 		case len(args) == 1 && isNamespace(args[0]):
@@ -93,34 +99,12 @@ func (c *cli) get() *cobra.Command {
 
 // kinds returns what can be shown.
 func kinds() []string {
-	return append([]string{"services", "policies", "namespaces", "endpoints", "nodes"}, policyKinds()...)
+	return append([]string{"services", "endpointslices", "policies", "namespaces", "endpoints", "nodes"}, policyKinds()...)
 }
+
+func isSlice(kind string) bool { return kind == "endpointslices" || kind == "endpointslice" }
 
 func isEndpoint(kind string) bool { return kind == "endpoints" || kind == "endpoint" || kind == "ep" }
-
-func (c *cli) getServices(ctx context.Context, client *api.Client, s scope) error {
-	if !c.output.isTable() {
-		return c.getKubernetes(ctx, client, s)
-	}
-	all, err := client.Services(ctx, s.where())
-	if err != nil {
-		return err
-	}
-	items := slices.DeleteFunc(all, func(v api.Service) bool { return !s.wants(v.Name) })
-	if err := s.found("service", len(items)); err != nil {
-		return err
-	}
-	return c.print(nil, func(w io.Writer) {
-		row(w, s.columns("NAME", "VIPS", "PORTS", "ENDPOINTS", "SELECTOR")...)
-		for _, v := range items {
-			vips := list(v.VIPs)
-			if v.Headless {
-				vips = "None"
-			}
-			row(w, s.cells(v.Name, vips, ports(v.Ports), strconv.Itoa(v.Endpoints), labels(v.Selector))...)
-		}
-	})
-}
 
 // getKubernetes shows services as Kubernetes does: one as it is, several in a List.
 func (c *cli) getKubernetes(ctx context.Context, client *api.Client, s scope) error {
@@ -172,28 +156,6 @@ func (c *cli) printList(items []json.RawMessage) error {
 	}{"v1", "List", items}, nil)
 }
 
-func (c *cli) getEndpoints(ctx context.Context, client *api.Client, s scope) error {
-	all, err := client.Endpoints(ctx)
-	if err != nil {
-		return err
-	}
-	name := s.name
-	s.name = ""
-	items := slices.DeleteFunc(all, func(e registry.Endpoint) bool {
-		return !s.wants(e.Name) || name != "" && e.Name.Name != name && !strings.HasPrefix(e.ContainerID, name)
-	})
-	s.name = name
-	if err := s.found("endpoint", len(items)); err != nil {
-		return err
-	}
-	return c.print(api.List[registry.Endpoint]{Items: items}, func(w io.Writer) {
-		row(w, s.columns("NAME", "ADDRESSES", "NODE", "CONTAINER", "INTERFACE", "NETWORK", "LABELS")...)
-		for _, e := range items {
-			row(w, s.cells(shorten(e.Name), list(e.Addresses), e.Node, short(e.ContainerID), e.Interface, e.Network, labels(e.Labels))...)
-		}
-	})
-}
-
 func (c *cli) getNodes(ctx context.Context, client *api.Client, s scope) error {
 	items, err := client.Nodes(ctx)
 	if err != nil {
@@ -235,22 +197,6 @@ func (s scope) cells(n registry.Name, rest ...string) []string {
 		return append([]string{n.Namespace}, cells...)
 	}
 	return cells
-}
-
-// ports writes 80->8080/TCP, or 80/TCP when both are equal.
-func ports(all []api.Port) string {
-	text := make([]string, len(all))
-	for i, p := range all {
-		switch {
-		case p.TargetName != "":
-			text[i] = fmt.Sprintf("%d->%s/%s", p.Port, p.TargetName, p.Protocol)
-		case p.TargetPort != p.Port:
-			text[i] = fmt.Sprintf("%d->%d/%s", p.Port, p.TargetPort, p.Protocol)
-		default:
-			text[i] = fmt.Sprintf("%d/%s", p.Port, p.Protocol)
-		}
-	}
-	return strings.Join(text, ",")
 }
 
 func short(id string) string {

@@ -24,7 +24,9 @@ func (c *cli) label() *cobra.Command {
 		})
 	cmd.Long = "Set or remove labels of a running container.\n\n" +
 		"CONTAINER is a container id or the beginning of one, NAMESPACE/NAME, or NAME. The command\n" +
-		"returns when this node acts on the change."
+		"returns when this node acts on the change. The label sluice.net/weight, 0 to 256, says how many\n" +
+		"new connections the container takes, relative to the others of a service; 1 without it. With 0\n" +
+		"it takes new ones only where all have 0."
 	cmd.Example = "  sluice label 3f2a91c0 app=web\n  sluice label shop/web-0 canary-"
 	cmd.ValidArgsFunction = c.complete(func(args []string) completer {
 		if len(args) > 0 {

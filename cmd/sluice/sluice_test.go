@@ -161,11 +161,11 @@ func TestServices(t *testing.T) {
 	a.wire(t, 1, registry.Name{Namespace: "default", Name: "w1"}, map[string]string{"app": "web"})
 	a.expect(t, 0, "service default/web   created   10.96.0.1\n", "", web, "apply", "-f", "-")
 	a.expect(t, 0, "service default/web   unchanged   10.96.0.1\n", "", web, "apply", "-f", "-")
-	a.expect(t, 0, "NAME   VIPS        PORTS                 ENDPOINTS   SELECTOR\nweb    10.96.0.1   80->8080/TCP,53/UDP   1           app=web\n", "",
+	a.expect(t, 0, "NAME   TYPE        VIPS        EXTERNAL   PORTS                 BACKENDS   AFFINITY\nweb    ClusterIP   10.96.0.1   -          80->8080/TCP,53/UDP   1          None\n", "",
 		"", "get", "services")
-	a.expect(t, 0, "NAMESPACE   NAME   VIPS        PORTS                 ENDPOINTS   SELECTOR\ndefault     web    10.96.0.1   80->8080/TCP,53/UDP   1           app=web\n", "",
+	a.expect(t, 0, "NAMESPACE   NAME   TYPE        VIPS        EXTERNAL   PORTS                 BACKENDS   AFFINITY\ndefault     web    ClusterIP   10.96.0.1   -          80->8080/TCP,53/UDP   1          None\n", "",
 		"", "get", "svc", "-A")
-	a.expect(t, 0, "NAME   VIPS   PORTS   ENDPOINTS   SELECTOR\n", "", "", "get", "services", "-n", "other")
+	a.expect(t, 0, "NAME   TYPE   VIPS   EXTERNAL   PORTS   BACKENDS   AFFINITY\n", "", "", "get", "services", "-n", "other")
 	a.expect(t, 1, "", "sluice: service default/db: not found (-A looks in all namespaces)\n", "", "get", "services", "db")
 	a.expect(t, 1, "", "sluice: service default/db: not found\n", "", "get", "services", "db", "-o", "yaml")
 
@@ -192,7 +192,7 @@ func TestFiles(t *testing.T) {
 	}
 	a.expect(t, 1, "", "sluice: nothing was changed: the input has faults\n  "+two+":10: spec.typo: unknown field (did you mean type?)\n", "",
 		"apply", "-f", one, "-f", two)
-	a.expect(t, 0, "NAME   VIPS   PORTS   ENDPOINTS   SELECTOR\n", "", "", "get", "services")
+	a.expect(t, 0, "NAME   TYPE   VIPS   EXTERNAL   PORTS   BACKENDS   AFFINITY\n", "", "", "get", "services")
 	a.expect(t, 1, "", "sluice: the registry refuses a service\n  stdin:5: spec.clusterIP: service default/web: address is not in the service ranges: 10.99.0.1 (services.cidrs: 10.96.0.0/30)\n",
 		strings.Replace(web, "10.96", "10.99", 1), "apply", "-f", "-")
 	a.expect(t, 1, "", "sluice: read /nonexistent/x.yaml: no such file or directory\n", "", "apply", "-f", "/nonexistent/x.yaml")
@@ -213,9 +213,9 @@ func TestEndpointsAndLabels(t *testing.T) {
 	a.wire(t, 1, registry.Name{Namespace: "default", Name: "w1"}, map[string]string{"app": "web"})
 	a.wire(t, 2, registry.Name{Namespace: "default", Name: strings.Repeat("2", 64)}, nil)
 	a.expect(t, 0, "endpoint default/w1   labelled   tier=x\n", "", "", "label", "1111", "tier=x", "app-")
-	a.expect(t, 0, "NAME           ADDRESSES            NODE   CONTAINER      INTERFACE   NETWORK   LABELS\n"+
-		"w1             10.244.1.1,fd00::1   n1     111111111111   eth0        sluice    tier=x\n"+
-		"222222222222   10.244.1.2,fd00::2   n1     222222222222   eth0        sluice    -\n", "", "", "get", "endpoints")
+	a.expect(t, 0, "NAME           STATE   ADDRESSES            NODE   CONTAINER      INTERFACE   NETWORK   LABELS\n"+
+		"w1             ready   10.244.1.1,fd00::1   n1     111111111111   eth0        sluice    tier=x\n"+
+		"222222222222   ready   10.244.1.2,fd00::2   n1     222222222222   eth0        sluice    -\n", "", "", "get", "endpoints")
 	a.expect(t, 1, "", "sluice: nothing was changed: the labels have faults\n"+
 		"  a: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"+
 		" (e.g. 'MyValue', or 'my_value', or '12345')\n", "", "label", "w1", "a=b c")
@@ -326,7 +326,7 @@ func TestCompletion(t *testing.T) {
 		t.Fatal(errs)
 	}
 	for line, want := range map[string]string{
-		"get ":                          "adminnetworkpolicy baselineadminnetworkpolicy endpoints namespaces networkpolicy nodes policies services",
+		"get ":                          "adminnetworkpolicy baselineadminnetworkpolicy endpoints endpointslices namespaces networkpolicy nodes policies services",
 		"get s":                         "services",
 		"get services ":                 "web",
 		"get services x":                "",

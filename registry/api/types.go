@@ -85,7 +85,14 @@ type Service struct {
 // Port is a service's port with what answers there now.
 type Port struct {
 	registry.ServicePort
-	Backends []netip.AddrPort `json:"backends"` // over all VIPs
+	Backends []Backend `json:"backends"` // over all VIPs, as this node chooses from them
+}
+
+// Backend is one of those that answer at a service's port.
+type Backend struct {
+	Address  netip.AddrPort `json:"address"`
+	Weight   uint16         `json:"weight"`             // share of new flows, relative to the others
+	Draining bool           `json:"draining,omitempty"` // keeps its flows, takes no new ones
 }
 
 // Policy is one item of GET /v1/policies.

@@ -257,7 +257,7 @@ func TestGet(t *testing.T) {
 	s, err := f.client.Service(t.Context(), registry.Name{Namespace: "default", Name: "a"})
 	want := []api.Port{{
 		ServicePort: registry.ServicePort{Protocol: registry.TCP, Port: 80, TargetPort: 8080},
-		Backends:    []netip.AddrPort{netip.MustParseAddrPort("10.244.1.2:8080")},
+		Backends:    []api.Backend{{Address: netip.MustParseAddrPort("10.244.1.2:8080"), Weight: 1}},
 	}}
 	if err != nil || s.Endpoints != 1 || !reflect.DeepEqual(s.Ports, want) {
 		t.Errorf("service %+v, %v", s, err)

@@ -3,7 +3,6 @@ package server
 import (
 	"fmt"
 	"net/http"
-	"net/netip"
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/api"
@@ -79,23 +78,23 @@ func pathName(r *http.Request) registry.Name {
 }
 
 // backends returns what answers at each frontend.
-func (s *Server) backends() map[registry.Frontend][]netip.AddrPort {
+func (s *Server) backends() map[registry.Frontend][]registry.Backend {
 	list := s.Catalog.Frontends()
-	m := make(map[registry.Frontend][]netip.AddrPort, len(list))
+	m := make(map[registry.Frontend][]registry.Backend, len(list))
 	for _, f := range list {
-		for _, b := range f.Backends {
-			m[f.Frontend] = append(m[f.Frontend], b.AddrPort)
-		}
+		m[f.Frontend] = f.Backends
 	}
 	return m
 }
 
-func (s *Server) view(svc registry.Service, backends map[registry.Frontend][]netip.AddrPort) api.Service {
+func (s *Server) view(svc registry.Service, backends map[registry.Frontend][]registry.Backend) api.Service {
 	v := api.Service{Service: svc, Endpoints: s.Catalog.Members(svc.Name), Ports: []api.Port{}}
 	for _, p := range svc.Ports {
-		port := api.Port{ServicePort: p, Backends: []netip.AddrPort{}}
+		port := api.Port{ServicePort: p, Backends: []api.Backend{}}
 		for _, a := range svc.VIPs {
-			port.Backends = append(port.Backends, backends[registry.Frontend{Addr: a, Port: p.Port, Protocol: p.Protocol}]...)
+			for _, b := range backends[registry.Frontend{Addr: a, Port: p.Port, Protocol: p.Protocol}] {
+				port.Backends = append(port.Backends, api.Backend{Address: b.AddrPort, Weight: b.Weight, Draining: b.Draining})
+			}
 		}
 		v.Ports = append(v.Ports, port)
 	}
