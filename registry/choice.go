@@ -86,7 +86,7 @@ func level(list []Backend, weighted bool) []Backend {
 // candidates returns the members that have a port for the pool, by address. They are overwritten by the next call.
 func (c *Catalog) candidates(s *catalogService, p *pool, seats []seat) []candidate {
 	list, sorted := c.scratch[:0], true
-	prefers := s.prefers() && !p.local
+	prefers, zone := s.prefers() && !p.local, c.own().Zone
 	for i := range seats {
 		t := &seats[i]
 		if p.local && !t.local || !t.ready && !t.leaving {
@@ -101,7 +101,7 @@ func (c *Catalog) candidates(s *catalogService, p *pool, seats []seat) []candida
 		}
 		m := candidate{seat: int32(i), port: port, ready: t.ready, leaving: t.leaving, place: elsewhere}
 		if prefers {
-			m.place = c.placeOf(s, t)
+			m.place = c.placeOf(s, t, zone)
 		}
 		// Seats are in the order of addresses, but members that share one may have different ports.
 		if n := len(list); n > 0 && list[n-1].port > port && seats[list[n-1].seat].addr == t.addr {
@@ -118,12 +118,12 @@ func (c *Catalog) candidates(s *catalogService, p *pool, seats []seat) []candida
 	return list
 }
 
-// placeOf says how near a member is to this node. A node without a zone is in none, and so is a member.
-func (c *Catalog) placeOf(s *catalogService, t *seat) place {
+// placeOf says how near a member is to this node, which is in the zone own. A node without a zone is in none, and
+// so is what runs there.
+func (c *Catalog) placeOf(s *catalogService, t *seat, own string) place {
 	if t.local && s.Distribution == PreferSameNode {
 		return sameNode
 	}
-	own := c.nodes[c.node].Zone
 	if own == "" {
 		return elsewhere
 	}

@@ -78,8 +78,10 @@ func (m *member) addr(f Family) netip.Addr {
 	return netip.Addr{}
 }
 
-// usable says whether an address can be translated to or from in one family.
-func usable(a netip.Addr, f Family) bool { return a.IsValid() && a.Zone() == "" && FamilyOf(a) == f }
+// usable says whether an address of one family can be dialled; stored data may hold others.
+func usable(a netip.Addr, f Family) bool {
+	return a.IsValid() && a.Zone() == "" && !a.Unmap().IsUnspecified() && FamilyOf(a) == f
+}
 
 // target returns the port that a service's port leads to at this member; 0: it has none of that name.
 // A slice names its ports as the service does, a container as the service's targetPort does.

@@ -47,7 +47,7 @@ type Source interface {
 	Watch(ctx context.Context) <-chan Batch
 }
 
-// Frontend is what a client dials: one port of one VIP.
+// Frontend is what a client dials: one port of one address of a service.
 type Frontend struct {
 	Addr     netip.Addr `json:"addr"`
 	Port     uint16     `json:"port"`
