@@ -66,12 +66,12 @@ func randomService(r *rand.Rand, n int) Service {
 		s.VIPs = []netip.Addr{four}
 	case 1:
 		s.VIPs = []netip.Addr{six}
-	default:
-		s.VIPs = []netip.Addr{six, four}
 	case 2:
 		s.Headless = true
 	case 3:
 		s.Type, s.ExternalName = TypeExternalName, "www.example.com"
+	default:
+		s.VIPs = []netip.Addr{six, four}
 	}
 	s.ExternalIPs = some(r, slices.Concat(freeAddrs, nodeAddrs, s.VIPs)...)
 	s.LoadBalancerIPs = some(r, freeAddrs...)

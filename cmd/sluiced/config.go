@@ -22,7 +22,7 @@ type Config struct {
 	Node struct {
 		Name      string       // of this machine in the registry; a DNS name in lower case
 		Zone      string       // topology zone; may be empty
-		Addresses []netip.Addr // of the node; empty: those of the devices with a default route
+		Addresses []netip.Addr // of the node; empty: those of the devices with a default route, as they come and go
 	}
 	Paths struct {
 		State  string // survives a reboot: registry, attachment records

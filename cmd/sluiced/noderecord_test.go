@@ -3,13 +3,17 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/sluice-net/sluice/registry"
 )
@@ -106,4 +110,62 @@ func TestNodeRecordConfigured(t *testing.T) {
 	if len(f.puts) != 1 || !slices.Equal(f.puts[0].Addresses, n.Addresses) {
 		t.Errorf("wrote %+v, want it once", f.puts)
 	}
+}
+
+// TestNodeRecordDevices: what is found are the addresses of the devices with a default route, as they come and go.
+func TestNodeRecordDevices(t *testing.T) {
+	inNewNetns(t, func() error {
+		h, err := newDevices()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		f := &fakeNode{}
+		r := newNodeRecord(registry.Node{Name: "n1"}, false, slog.New(slog.DiscardHandler))
+		r.put = f.put
+		link, err := h.LinkByName("up0")
+		if err != nil {
+			return err
+		}
+		route := func(to string) *netlink.Route {
+			_, dst, _ := net.ParseCIDR(to)
+			return &netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK}
+		}
+		for _, step := range []struct {
+			what string
+			do   func() error
+			want string // that were written; "": nothing was
+		}{
+			{"at the start", func() error { return nil }, "[]"},
+			{"addresses, but no way out", func() error {
+				return errors.Join(changeAddress(h, h.AddrAdd, "up0", "192.0.2.7/24"), changeAddress(h, h.AddrAdd, "up0", "2001:db8::7/64"))
+			}, ""},
+			{"a default route", func() error { return h.RouteAdd(route("0.0.0.0/0")) }, "[192.0.2.7]"},
+			{"and one of the other family", func() error { return h.RouteAdd(route("::/0")) }, "[192.0.2.7 2001:db8::7]"},
+			{"loopback does not count", func() error { return changeAddress(h, h.AddrAdd, "lo", "203.0.113.9/32") }, ""},
+			{"another address", func() error {
+				if err := changeAddress(h, h.AddrDel, "up0", "2001:db8::7/64"); err != nil {
+					return err
+				}
+				return changeAddress(h, h.AddrAdd, "up0", "2001:db8::8/64")
+			}, "[192.0.2.7 2001:db8::8]"},
+			{"a route goes", func() error { return h.RouteDel(route("0.0.0.0/0")) }, "[2001:db8::8]"},
+		} {
+			f.puts = nil
+			if err := step.do(); err != nil {
+				return fmt.Errorf("%s: %w", step.what, err)
+			}
+			if _, err := r.update(t.Context()); err != nil {
+				return fmt.Errorf("%s: %w", step.what, err)
+			}
+			got := ""
+			if len(f.puts) > 0 {
+				got = fmt.Sprint(f.puts[0].Addresses)
+			}
+			if got != step.want {
+				return fmt.Errorf("%s: wrote %q, want %q", step.what, got, step.want)
+			}
+		}
+		return nil
+	})
 }
