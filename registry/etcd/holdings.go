@@ -27,15 +27,14 @@ func (h holding) equal(o holding) bool {
 
 // holders is the value of an address or a node port. Older agents wrote the name of the only one.
 type holders struct {
-	registry.Name `json:"-"`
-	Holders       []holding `json:"holders"`
+	Holders []holding `json:"holders"`
 }
 
 // parseHolders reads a value. old is set when it is in the older form, which says nothing of ports.
 func parseHolders(v []byte) (list []holding, old bool, err error) {
 	var r struct {
 		registry.Name
-		Holders []holding `json:"holders"`
+		holders
 	}
 	if err := json.Unmarshal(v, &r); err != nil {
 		return nil, false, err

@@ -106,6 +106,7 @@ func serveObserver(t *testing.T) *observed {
 	catalog.Apply(registry.Batch{Revision: 1, Snapshot: true, Changes: []registry.Change{
 		endpoint("n1", "client", "10.244.1.5", "fd00::5"), endpoint("n2", "far", "10.244.2.5"), endpoint("n1", "both", "10.244.1.6"),
 		service("web", "10.96.0.5", "fd00:96::5"), service("both", "10.96.0.6"), service("headless"),
+		{Service: &registry.Service{Name: registry.Name{Namespace: "shop", Name: "db"}, Type: registry.TypeExternalName, ExternalName: "db.example.com"}},
 	}})
 	l, err := net.Listen("unix", o.socket)
 	if err != nil {
@@ -320,6 +321,7 @@ func TestWhy(t *testing.T) {
 		{"client", "service/shop/both", "tcp", 1, "allowed 10.244.1.5>10.96.0.6:1/TCP"},
 		{"client", "container/shop/both", "tcp", 1, "allowed 10.244.1.5>10.244.1.6:1/TCP"},
 		{"client", "shop/both", "tcp", 1, `409 "shop/both" is a service and a container: say service/shop/both or container/shop/both`},
+		{"client", "svc/shop/db", "tcp", 1, "422 service shop/db is a name in DNS for db.example.com, and has no address"},
 		{"client", "svc/shop/headless", "tcp", 1, "422 service shop/headless is headless: ask for one of its containers"},
 		{"client", "shop/nothing", "tcp", 1, `404 "shop/nothing" is neither a service nor a container (see "sluice get services -A", "sluice get endpoints -A")`},
 		{"client", "service/shop/nothing", "tcp", 1, `404 service "shop/nothing": not found`},

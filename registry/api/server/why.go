@@ -130,6 +130,9 @@ func (s *Server) named(name string, services, containers bool) ([]registry.Place
 	case found && len(list) > 0:
 		return nil, &api.Error{Status: http.StatusConflict, Message: fmt.Sprintf(
 			"%q is a service and a container: say service/%s or container/%[2]s", name, name)}
+	case found && svc.Type == registry.TypeExternalName:
+		return nil, &api.Error{Status: http.StatusUnprocessableEntity, Message: fmt.Sprintf(
+			"service %s is a name in DNS for %s, and has no address", svc.Name, svc.ExternalName)}
 	case found && len(svc.VIPs) == 0:
 		return nil, &api.Error{Status: http.StatusUnprocessableEntity, Message: fmt.Sprintf(
 			"service %s is headless: ask for one of its containers", svc.Name)}
