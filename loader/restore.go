@@ -143,11 +143,15 @@ func (s *syncer) restoreIdle(backends *memory) {
 	}
 }
 
-// statsOf returns the service id and desired state of each frontend that has both.
-func (s *syncer) statsOf(visit func(id uint32, r registry.Resolved)) {
-	for f, r := range s.desired {
-		if h := s.held[f]; h != nil && h.id != 0 {
-			visit(h.id, r)
+// statsOf visits the frontends with service ids from first up to last, less those that are not desired.
+func (s *syncer) statsOf(first, last uint32, visit func(id uint32, r registry.Resolved) error) error {
+	for id := first; id < last; id++ {
+		f, known := s.byID[id]
+		if r, wanted := s.desired[f]; known && wanted {
+			if err := visit(id, r); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
 }

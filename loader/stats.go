@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
-	"slices"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -30,54 +30,53 @@ type ServiceStats struct {
 }
 
 // statsChunk is how many services are read with one hold of the lock: a scrape must not keep Sync
-// waiting.
-const statsChunk = 512
+// waiting. 64 take 0.1 ms.
+const statsChunk = 64
 
 // Stats returns the counts of every service port that the maps hold. The order is none.
 func (l *Loader) Stats() ([]ServiceStats, error) {
-	type reading struct {
-		id  uint32
-		sum *ServiceStats
+	type port struct {
+		service  registry.Name
+		label    string
+		protocol registry.Protocol
 	}
-	l.mu.Lock()
-	var readings []reading
-	sums := map[string]*ServiceStats{}
-	l.syncer.statsOf(func(id uint32, r registry.Resolved) {
-		s := ServiceStats{Service: r.Service, PortName: r.PortName, Port: r.Port, Protocol: r.Protocol}
-		key := fmt.Sprint(s.Service, s.Label(), s.Protocol)
-		if sums[key] == nil {
-			sums[key] = &s
-		}
-		readings = append(readings, reading{id, sums[key]})
-	})
-	l.mu.Unlock()
-
-	perCPU := []serviceStats(nil)
-	for chunk := range slices.Chunk(readings, statsChunk) {
+	sums := map[port]*ServiceStats{}
+	var perCPU []serviceStats
+	for first := uint32(0); first < l.o.Sizes.Services; first += statsChunk {
 		err := l.locked(func() error {
-			for _, r := range chunk {
-				// Should the service go meanwhile, its id rests for far longer than this takes.
-				if err := l.maps.get(sockMapServiceStats).Lookup(r.id, &perCPU); err != nil {
-					return fmt.Errorf("read entry %d of map service_stats: %w", r.id, err)
+			return l.syncer.statsOf(first, first+statsChunk, func(id uint32, r registry.Resolved) error {
+				if err := l.maps.get(sockMapServiceStats).Lookup(id, &perCPU); err != nil {
+					return fmt.Errorf("read entry %d of map service_stats: %w", id, err)
 				}
-				for _, c := range perCPU {
-					r.sum.Connections += c.Connections
-					r.sum.Refused += c.Refused
-					r.sum.Packets += c.Packets
-					r.sum.Bytes += c.Bytes
+				s := ServiceStats{Service: r.Service, PortName: r.PortName, Port: r.Port, Protocol: r.Protocol}
+				key := port{s.Service, s.Label(), s.Protocol}
+				if sums[key] == nil {
+					sums[key] = &s
 				}
-			}
-			return nil
+				sums[key].add(perCPU)
+				return nil
+			})
 		})
 		if err != nil {
 			return nil, err
 		}
+		runtime.Gosched() // let go of the lock to whoever waits
 	}
 	stats := make([]ServiceStats, 0, len(sums))
 	for _, sum := range sums {
 		stats = append(stats, *sum)
 	}
 	return stats, nil
+}
+
+// add counts one frontend more.
+func (s *ServiceStats) add(perCPU []serviceStats) {
+	for _, c := range perCPU {
+		s.Connections += c.Connections
+		s.Refused += c.Refused
+		s.Packets += c.Packets
+		s.Bytes += c.Bytes
+	}
 }
 
 // Label names the port: by its name, or its number if it has none.
