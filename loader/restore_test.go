@@ -100,17 +100,18 @@ func (repairing) wait() error               { return nil }
 // puts it right.
 func FuzzRestore(f *testing.F) {
 	f.Add([]byte{}, []byte{}, []byte{})
-	f.Add([]byte{0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0}, []byte{1, 0, 0, 0, 0, 0, 0, 0, 2}, []byte("backends"))
+	f.Add([]byte{0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 60, 0, 0, 0, 1, 0, 0, 0}, []byte{1, 0, 0, 0, 0, 0, 0, 0, 2}, []byte("backends"))
 	f.Fuzz(func(t *testing.T, services, slots, backends []byte) {
 		w := newWorld(t, 1, roomySizes())
 		copy(w.slots.b, slots)
 		copy(w.fakeTables.backends.b, backends)
-		for i := 0; len(services) >= 12; i++ {
+		for i := 0; len(services) >= 20; i++ {
 			w.services[toKey(resolved("10.96.0.1", uint16(80+i%8), 0).Frontend)] = service{
 				First: binary.LittleEndian.Uint32(services), Count: binary.LittleEndian.Uint32(services[4:]),
-				Id: binary.LittleEndian.Uint32(services[8:]),
+				Id: binary.LittleEndian.Uint32(services[8:]), AffinityTimeout: binary.LittleEndian.Uint32(services[12:]),
+				Algorithm: services[16],
 			}
-			services = services[12:]
+			services = services[20:]
 		}
 		w.s = newSyncer(repairing{w.fakeTables}, roomySizes(), fakeChoice, w.grace, w.clock.now)
 		w.s.restore(w.services, w.slots, w.fakeTables.backends)

@@ -209,7 +209,7 @@ func (w *world) mustKeep() {
 
 func roomySizes() Sizes {
 	s := smallSizes()
-	s.Services, s.Slots, s.Backends = 512, 65536, 4096
+	s.Services, s.Slots, s.Backends = 512, 16384, 4096
 	return s
 }
 
