@@ -127,7 +127,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.revision, float64(l.Revision()))
 	gauge(c.lag, l.progress.lag(l.o.now()).Seconds())
 	gauge(c.pending, float64(l.pending()))
-	gauge(c.draining, float64(l.draining()))
+	gauge(c.draining, float64(l.Draining()))
 	gauge(c.closed, float64(l.closedIdentities()))
 	gauge(c.attached, float64(len(l.Interfaces())))
 	for name, n := range l.Writes().byMap() {

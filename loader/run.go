@@ -150,8 +150,8 @@ func (l *Loader) pending() int {
 	return len(l.syncer.dirty)
 }
 
-// draining returns how many backends drain.
-func (l *Loader) draining() int {
+// Draining returns how many backends of frontends in the maps keep what they have and take nothing new.
+func (l *Loader) Draining() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.syncer.draining

@@ -112,7 +112,9 @@ func TestMetrics(t *testing.T) {
 	if err := l.Attach(n.veth(1)); err != nil {
 		t.Fatal(err)
 	}
-	mustSync(t, l, someServices())
+	u := someServices()
+	u.Set[1].Backends[0].Draining = true
+	mustSync(t, l, u)
 	fill(t, l, 16)
 	r := prometheus.NewPedanticRegistry()
 	r.MustRegister(l.Collector())
@@ -150,6 +152,11 @@ func TestMetrics(t *testing.T) {
 		"sluice_sync_lag_seconds":                               0,
 		"sluice_sync_pending_frontends":                         0,
 		"sluice_sync_revision":                                  3,
+		"sluice_draining_backends":                              1,
+		"sluice_sync_writes_total slots":                        4,
+		"sluice_sync_writes_total backends":                     5,
+		"sluice_sync_writes_total services":                     6,
+		"sluice_sync_writes_total service_stats":                3,
 		"sluice_attached_interfaces":                            1,
 		"sluice_closed_identities":                              0,
 		"sluice_map_entries subjects":                           4,

@@ -96,7 +96,7 @@ func (a *fakeAgent) Status(context.Context) api.Status {
 	return api.Status{
 		Node: "n1", Version: "v0.0.1", Ready: a.ready.Load(), Kernel: "6.18.0", Attach: "tcx", Revision: 7,
 		Conditions: []api.Condition{{Name: "registry", OK: true}, {Name: "maps", OK: a.ready.Load(), Message: "at revision 7"}},
-		Counts:     api.Counts{Services: 1, Backends: 3, Endpoints: 4, Containers: 1, Policies: 2, Namespaces: 1},
+		Counts:     api.Counts{Services: 1, Backends: 3, Draining: 1, Endpoints: 4, Containers: 1, Policies: 2, Namespaces: 1},
 		Maps:       []api.Map{{Name: "services", Entries: 655, Limit: 65536, Bytes: 6 << 20}, {Name: "flows", Limit: 524288, Bytes: 1000}},
 		Pools: []api.Pool{
 			{Use: "services", CIDR: netip.MustParsePrefix("10.96.0.0/16"), Used: 1, Size: 65534},
@@ -255,7 +255,7 @@ Kernel:       6.18.0, programs attached by tcx
 Ready:        yes
   registry:   ok
   maps:       ok, at revision 7
-Registry:     revision 7, 1 service, 3 backends, 4 endpoints, 2 policies, 1 namespace
+Registry:     revision 7, 1 service, 3 backends (1 draining), 4 endpoints, 2 policies, 1 namespace
 This node:    1 container
 
 ADDRESSES    RANGE                USED   SIZE

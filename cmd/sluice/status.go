@@ -75,8 +75,12 @@ func writeStatus(w io.Writer, s api.Status) {
 		}
 		fmt.Fprintf(w, "  %s:\t%s\n", c.Name, strings.TrimSuffix(state+", "+c.Message, ", "))
 	}
+	backends := count(s.Counts.Backends, "backend")
+	if n := s.Counts.Draining; n > 0 {
+		backends += fmt.Sprintf(" (%d draining)", n)
+	}
 	fmt.Fprintf(w, "Registry:\trevision %d, %s, %s, %s, %s, %s\n", s.Revision, count(s.Counts.Services, "service"),
-		count(s.Counts.Backends, "backend"), count(s.Counts.Endpoints, "endpoint"),
+		backends, count(s.Counts.Endpoints, "endpoint"),
 		countMany(s.Counts.Policies, "policy", "policies"), count(s.Counts.Namespaces, "namespace"))
 	fmt.Fprintf(w, "This node:\t%s\n", count(s.Counts.Containers, "container"))
 	if len(s.Pools) > 0 {

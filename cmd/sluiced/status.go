@@ -69,7 +69,7 @@ func (a *agent) wired() api.Condition {
 func (a *agent) counts() api.Counts {
 	n := a.catalog.Counts()
 	return api.Counts{
-		Services: n.Services, Backends: n.Backends, Endpoints: n.Endpoints, Containers: len(a.loader.Interfaces()),
+		Services: n.Services, Backends: n.Backends, Draining: a.loader.Draining(), Endpoints: n.Endpoints, Containers: len(a.loader.Interfaces()),
 		Policies: len(a.catalog.Policies()), Namespaces: len(a.catalog.Namespaces()),
 	}
 }

@@ -35,7 +35,8 @@ type Condition struct {
 // Counts says how much there is. Containers are this node's, the rest is the whole registry's.
 type Counts struct {
 	Services   int `json:"services"`
-	Backends   int `json:"backends"`
+	Backends   int `json:"backends"` // of all frontends
+	Draining   int `json:"draining"` // of these: keep what they have and take nothing new
 	Endpoints  int `json:"endpoints"`
 	Containers int `json:"containers"`
 	Policies   int `json:"policies"`
