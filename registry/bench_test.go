@@ -94,3 +94,30 @@ func BenchmarkCatalogChange(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkCatalogNode moves the own node between addresses and zones, beside so many services of which 100 have
+// a node port and 100 prefer their zone.
+func BenchmarkCatalogNode(b *testing.B) {
+	for _, n := range []int{1000, 50_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			all := benchCluster(n, 10)
+			for i := range 200 {
+				s := all.Changes[11*i].Service
+				if i%2 == 0 {
+					s.Ports[0].NodePort = uint16(30000 + i)
+				} else {
+					s.Distribution = PreferSameZone
+				}
+			}
+			c := NewCatalog("n")
+			c.Apply(all)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				node := &Node{Name: "n", Zone: strconv.Itoa(i % 2), Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 2)})}}
+				if u := c.Apply(Batch{Changes: []Change{{Node: node}}}); len(u.Set) != 100 {
+					b.Fatalf("%d frontends", len(u.Set))
+				}
+			}
+		})
+	}
+}

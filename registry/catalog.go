@@ -61,7 +61,7 @@ func NewCatalog(node string) *Catalog {
 	return c
 }
 
-// clear makes room for what a snapshot brings. Maps that grow meanwhile would cost half of its time.
+// clear makes room for what a snapshot brings: a map that grows to half a million entries copies itself 16 times.
 func (c *Catalog) clear(snapshot []Change) {
 	services, endpoints := 0, 0
 	for i := range snapshot {
