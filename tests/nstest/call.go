@@ -50,14 +50,23 @@ const outside = "-outside"
 
 // Call makes the calls from inside the container and returns what came of them.
 func (c *Container) Call(ctx context.Context, call Call) (report.Report, error) {
-	cgroup := c.Cgroup
-	if call.Outside {
-		cgroup = c.node.Cgroup + outside
-		if err := os.Mkdir(cgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return report.Report{}, fmt.Errorf("make cgroup: %w", err)
-		}
+	cgroup, err := c.cgroup(call.Outside)
+	if err != nil {
+		return report.Report{}, err
 	}
 	return calls(ctx, exec.Command(c.node.bin.Probe, call.args()...), c.Netns, cgroup)
+}
+
+// cgroup is where a process is that calls from the container, or from outside the node's cgroup.
+func (c *Container) cgroup(away bool) (string, error) {
+	if !away {
+		return c.Cgroup, nil
+	}
+	path := c.node.Cgroup + outside
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make cgroup: %w", err)
+	}
+	return path, nil
 }
 
 // Call makes the calls from a process of the node itself.
@@ -89,7 +98,11 @@ type Caller struct{ dialogue *dialogue }
 // ignored.
 func (c *Container) Caller(call Call) (*Caller, error) {
 	call.Count = 0
-	d, err := converse(exec.Command(c.node.bin.Probe, call.args()...), c.Netns, c.Cgroup)
+	cgroup, err := c.cgroup(call.Outside)
+	if err != nil {
+		return nil, err
+	}
+	d, err := converse(exec.Command(c.node.bin.Probe, call.args()...), c.Netns, cgroup)
 	if err != nil {
 		return nil, err
 	}

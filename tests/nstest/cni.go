@@ -71,6 +71,7 @@ func (n *Node) conflist(version string, spec Spec) (*libcni.NetworkConfigList, e
 		"plugins": []any{map[string]any{
 			"type":   "sluice-cni",
 			"socket": n.Socket(),
+			"mtu":    spec.MTU, // 0: the agent's choice
 			"args":   map[string]any{"cni": args},
 		}},
 	})

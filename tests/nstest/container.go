@@ -29,6 +29,9 @@ type Spec struct {
 	Pod       string // its name there; "": the agent's choice
 	Network   string // CNI name; "": sluice
 	Ports     []registry.EndpointPort
+	// Serve lists ports to answer on over TCP, UDP and SCTP; none: Port over TCP and UDP.
+	Serve     []int
+	MTU       int          // 0: the agent's choice
 	Addresses []netip.Addr // to ask for; none: whatever is free
 }
 
@@ -93,26 +96,57 @@ func (n *Node) NewContainer(spec Spec) (c *Container, err error) {
 }
 
 // hold starts the container's process and waits until it serves.
-func (c *Container) hold() error {
-	port := strconv.Itoa(Port)
-	cmd := exec.Command(c.node.bin.Probe, "serve", "--name", c.Name, "--tcp", port, "--udp", port,
-		"--cpu", strconv.Itoa(c.spec.CPU-1))
+func (c *Container) hold() (err error) {
+	args := serving(c.Name, c.spec.Serve)
+	if len(c.spec.Serve) == 0 {
+		port := strconv.Itoa(Port)
+		args = []string{"serve", "--name", c.Name, "--tcp", port, "--udp", port}
+	}
+	args = append(args, "--cpu", strconv.Itoa(c.spec.CPU-1))
+	c.holder, c.stdin, err = serve(exec.Command(c.node.bin.Probe, args...), c.Netns, c.Cgroup)
+	return err
+}
+
+// Serve answers at these ports over TCP, UDP and SCTP, until the container or the node ends.
+func (c *Container) Serve(ports ...int) (err error) {
+	c.holder, c.stdin, err = serve(exec.Command(c.node.bin.Probe, serving(c.Name, ports)...), c.Netns, c.Cgroup)
+	return err
+}
+
+// Serve answers with a name on the node itself, at these ports over TCP, UDP and SCTP, until Close.
+func (n *Node) Serve(name string, ports ...int) error {
+	_, _, err := serve(exec.Command(n.bin.Probe, append(serving(name, ports), "--stay")...), n.Netns, n.Cgroup)
+	return err
+}
+
+func serving(name string, ports []int) []string {
+	args := []string{"serve", "--name", name}
+	for _, port := range ports {
+		for _, network := range []string{"tcp", "udp", "sctp"} {
+			args = append(args, "--"+network, strconv.Itoa(port))
+		}
+	}
+	return args
+}
+
+// serve starts a server and waits until it serves. Closing its standard input ends it.
+func serve(cmd *exec.Cmd, netns, cgroup string) (*process, io.Closer, error) {
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if c.holder, err = start(cmd, c.Netns, c.Cgroup); err != nil {
-		return err
+	p, err := start(cmd, netns, cgroup)
+	if err != nil {
+		return nil, nil, err
 	}
-	c.stdin = stdin
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
-		return fmt.Errorf("start probe: said %q: %w", line, err)
+		return p, stdin, fmt.Errorf("start probe: said %q: %w", line, err)
 	}
-	return nil
+	return p, stdin, nil
 }
 
 // Delete ends the container as a runtime does: its process, DEL, its namespace.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"time"
 )
 
 // dialogue is a process that is told something by lines, and answers each with a line of JSON.
@@ -69,10 +70,12 @@ func (d *dialogue) hear(into any) error {
 
 // failed adds what the process said, if it has ended.
 func (d *dialogue) failed(err error) error {
-	if d.process.ended() && d.stderr.Len() > 0 {
+	select {
+	case <-d.process.done:
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(d.stderr.Bytes()))
+	case <-time.After(time.Second): // its output may end before it does
+		return err
 	}
-	return err
 }
 
 // end closes the process' standard input, hears its last words, if it is to have some, and waits.

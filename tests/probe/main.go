@@ -1,16 +1,17 @@
 // Command probe is the process inside the containers of tests: a server that answers with its name,
-// a caller that counts who answered, a member of a mesh that is both for many ports and peers, and a
-// source of packets that never ends.
+// a caller that counts who answered, a member of a mesh that is both for many ports and peers, a source
+// of packets that never ends, and a hand that does with sockets what it is told.
 //
-//	probe serve --name NAME [--tcp PORT] [--udp PORT]
+//	probe serve --name NAME [--tcp PORT]... [--udp PORT]... [--sctp PORT]...
 //	probe call --addr ADDR:PORT [--net udp] [--count N] [--keep] ...
 //	probe mesh --name NAME --addr ADDR... --port PORT... [--sniff DEVICE]
 //	probe flood --to ADDR:PORT... [--gap DURATION]
+//	probe hand [--odd]
 //
 // serve prints "ready" once it listens and ends when its standard input closes, so that it never
 // outlives the test that started it; so do mesh and flood. call without a count goes on until its
 // standard input closes; for each line that it reads there it prints a report of the calls so far.
-// mesh reads orders and prints outcomes, in JSON.
+// mesh reads orders and prints outcomes, in JSON; so does hand with acts.
 package main
 
 import (
@@ -31,7 +32,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, call, mesh or flood")
+		return fmt.Errorf("want serve, call, mesh, flood or hand")
 	}
 	switch args[0] {
 	case "serve":
@@ -42,8 +43,10 @@ func run(args []string) error {
 		return mesh(args[1:])
 	case "flood":
 		return flood(args[1:])
+	case "hand":
+		return hand(args[1:])
 	}
-	return fmt.Errorf("%q: want serve, call, mesh or flood", args[0])
+	return fmt.Errorf("%q: want serve, call, mesh, flood or hand", args[0])
 }
 
 // pinned is set in the environment of a process that pin has started over.

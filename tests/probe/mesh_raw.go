@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"net"
 	"net/netip"
 	"slices"
@@ -75,13 +74,6 @@ const (
 	sctpFresh = 20001
 )
 
-// SCTP's chunks and parameters, RFC 9260, 3.2 and 3.3.
-const (
-	sctpInit    = 1
-	sctpInitAck = 2
-	sctpCookie  = 7
-)
-
 func newSCTPSender(m *member) (sender, error) {
 	s, err := newRawSender(m, "ip4:132", "ip6:132", takeSCTP)
 	if err != nil {
@@ -92,7 +84,8 @@ func newSCTPSender(m *member) (sender, error) {
 		if t.Fresh {
 			sport = uint16(sctpFresh + s.round)
 		}
-		return sctpPacket(sport, t.To.Port(), 0, sctpInit, tag(s.round, i), "")
+		init := sctpMessage{sport: sport, dport: t.To.Port(), kind: sctpInit, body: sctpInitBody(tag(s.round, i), "")}
+		return init.packet()
 	}
 	return s, nil
 }
@@ -101,60 +94,29 @@ func newSCTPSender(m *member) (sender, error) {
 // and takes note of such answers. The answer's verification tag is the INIT's initiate tag.
 func takeSCTP(s *rawSender, p []byte, from *net.IPAddr, conn *net.IPConn) {
 	m := s.member
-	if len(p) < 32 {
+	c, right, ok := parseSCTP(p)
+	if !ok || len(p) < sctpInitWhole {
 		return
 	}
-	sport, dport := binary.BigEndian.Uint16(p), binary.BigEndian.Uint16(p[2:])
-	sum := binary.LittleEndian.Uint32(p[8:])
-	if want := sctpSum(p); sum != want {
-		m.note("sctp from %s: checksum %#x, want %#x", from, sum, want)
+	if !right {
+		m.note("sctp from %s: wrong checksum", from)
 		return
 	}
-	switch {
-	case p[12] == sctpInit && slices.Contains(m.ports, int(dport)):
-		conn.WriteToIP(sctpPacket(dport, sport, binary.BigEndian.Uint32(p[16:]), sctpInitAck, 1, m.name), from)
-	case p[12] == sctpInitAck && len(p) > 36:
-		round, i := untag(binary.BigEndian.Uint32(p[4:]))
-		name := p[36:min(len(p), 32+int(binary.BigEndian.Uint16(p[34:])))]
+	if c.kind == sctpInit && slices.Contains(m.ports, int(c.dport)) {
+		ack := sctpMessage{sport: c.dport, dport: c.sport, vtag: c.initiate(), kind: sctpInitAck, body: sctpInitBody(1, m.name)}
+		conn.WriteToIP(ack.packet(), from)
+	}
+	if name, ok := c.cookie(); ok {
+		round, i := untag(c.vtag)
 		if i < len(m.targets) {
 			addr, _ := netip.AddrFromSlice(from.IP)
-			if got := netip.AddrPortFrom(addr.Unmap(), sport); got != m.targets[i].To {
+			if got := netip.AddrPortFrom(addr.Unmap(), c.sport); got != m.targets[i].To {
 				m.note("sctp to %s: the answer is from %s", m.targets[i].To, got)
 				return
 			}
 		}
-		m.answer(round, i, string(name))
+		m.answer(round, i, name)
 	}
-}
-
-// sctpPacket makes an INIT or INIT ACK; the latter carries a cookie.
-func sctpPacket(sport, dport uint16, vtag uint32, chunk byte, initiate uint32, cookie string) []byte {
-	p := binary.BigEndian.AppendUint16(nil, sport)
-	p = binary.BigEndian.AppendUint16(p, dport)
-	p = binary.BigEndian.AppendUint32(p, vtag)
-	p = append(p, 0, 0, 0, 0, chunk, 0, 0, 0)
-	p = binary.BigEndian.AppendUint32(p, initiate)
-	p = binary.BigEndian.AppendUint32(p, 65536)
-	p = append(p, 0, 1, 0, 1) // streams out and in
-	p = binary.BigEndian.AppendUint32(p, 1)
-	if cookie != "" {
-		p = binary.BigEndian.AppendUint16(p, sctpCookie)
-		p = binary.BigEndian.AppendUint16(p, uint16(4+len(cookie)))
-		p = append(p, cookie...)
-	}
-	binary.BigEndian.PutUint16(p[14:], uint16(len(p)-12))
-	for len(p)%4 != 0 {
-		p = append(p, 0)
-	}
-	binary.LittleEndian.PutUint32(p[8:], sctpSum(p))
-	return p
-}
-
-// sctpSum is a packet's CRC32c, as it stands in the packet read in little-endian order.
-func sctpSum(p []byte) uint32 {
-	whole := slices.Clone(p)
-	clear(whole[8:12])
-	return crc32.Checksum(whole, crc32.MakeTable(crc32.Castagnoli))
 }
 
 // echoID is the identifier of a member's echo requests: one member lives in a namespace.

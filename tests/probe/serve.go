@@ -1,16 +1,22 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// server answers each request with its name.
+// bigAnswer is how many bytes a big answer over TCP has; over UDP it has as many as the request.
+const bigAnswer = 256 << 10
+
+// server answers each request to one port with its name.
 type server struct {
 	answer []byte
 	idle   atomic.Int32 // acceptors that wait for a connection
@@ -19,28 +25,38 @@ type server struct {
 func serve(args []string) error {
 	fs := flag.NewFlagSet("serve", flag.ExitOnError)
 	name := fs.String("name", "probe", "what to answer")
-	tcp := fs.Int("tcp", 0, "port to serve over TCP; 0: none")
-	udp := fs.Int("udp", 0, "port to serve over UDP; 0: none")
+	ports := map[string][]int{}
+	for _, network := range []string{"tcp", "udp", "sctp"} {
+		fs.Func(network, "port to serve over "+network+"; may be repeated", func(text string) error {
+			port, err := strconv.Atoi(text)
+			ports[network] = append(ports[network], port)
+			return err
+		})
+	}
 	cpu := fs.Int("cpu", -1, "CPU to run on; -1: any")
 	stay := fs.Bool("stay", false, "do not end when standard input closes")
 	fs.Parse(args)
 	if err := pin(*cpu); err != nil {
 		return err
 	}
-	s := &server{answer: []byte(*name + "\n")}
-	if *tcp != 0 {
-		fd, err := listen(unix.SOCK_STREAM, *tcp)
+	for i, port := range ports["tcp"] {
+		fd, err := listen(unix.SOCK_STREAM, port)
 		if err != nil {
 			return err
 		}
-		go s.accept(fd)
+		go newServer(*name, i, port).accept(fd)
 	}
-	if *udp != 0 {
-		fd, err := listen(unix.SOCK_DGRAM, *udp)
+	for i, port := range ports["udp"] {
+		fd, err := listen(unix.SOCK_DGRAM, port)
 		if err != nil {
 			return err
 		}
-		go s.datagrams(fd)
+		go newServer(*name, i, port).datagrams(fd)
+	}
+	for i, port := range ports["sctp"] {
+		if err := newServer(*name, i, port).associations(port); err != nil {
+			return err
+		}
 	}
 	fmt.Println("ready")
 	if *stay {
@@ -48,6 +64,14 @@ func serve(args []string) error {
 	}
 	io.Copy(io.Discard, os.Stdin)
 	return nil
+}
+
+// newServer answers with the name, and at all but the first of a protocol's ports also with the port.
+func newServer(name string, i, port int) *server {
+	if i > 0 {
+		name = fmt.Sprintf("%s:%d", name, port)
+	}
+	return &server{answer: []byte(name + "\n")}
 }
 
 // accept serves a connection in the thread that accepted it, which saves a wake-up, and leaves
@@ -70,25 +94,86 @@ func (s *server) accept(fd int) {
 
 func (s *server) connection(fd int) {
 	defer unix.Close(fd)
-	buf := make([]byte, 1)
+	buf := make([]byte, 64<<10)
 	for {
 		n, err := read(fd, buf)
-		if n != 1 || err != nil {
+		if n == 0 || err != nil {
 			return
 		}
-		if err := write(fd, s.answer); err != nil || buf[0] == askClose {
-			return
+		for _, ask := range buf[:n] {
+			if ask == askNothing {
+				continue
+			}
+			if err := write(fd, s.reply(ask, bigAnswer)); err != nil || ask == askClose {
+				return
+			}
 		}
 	}
 }
 
 func (s *server) datagrams(fd int) {
-	buf := make([]byte, 2048)
+	buf := make([]byte, 64<<10)
 	for {
-		_, from, err := unix.Recvfrom(fd, buf, 0)
-		if err != nil {
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil || n == 0 {
 			continue // an answer that was not wanted any more: ECONNREFUSED
 		}
-		retry(func() error { return unix.Sendto(fd, s.answer, 0, from) })
+		retry(func() error { return unix.Sendto(fd, s.reply(buf[0], n), 0, from) })
 	}
+}
+
+// reply is the answer to a request; if that asks for it, of so many bytes.
+func (s *server) reply(ask byte, size int) []byte {
+	if ask != askBig {
+		return s.answer
+	}
+	return append(bytes.Repeat([]byte{' '}, max(0, size-len(s.answer))), s.answer...)
+}
+
+// associations answers over SCTP: an INIT with a cookie that is the name, and a user message with one.
+func (s *server) associations(port int) error {
+	for _, network := range []string{"ip4:132", "ip6:132"} {
+		conn, err := net.ListenIP(network, nil)
+		if err != nil {
+			return err
+		}
+		go func() {
+			buf := make([]byte, 64<<10)
+			for {
+				n, from, err := conn.ReadFromIP(buf)
+				if err != nil {
+					continue
+				}
+				c, right, ok := parseSCTP(buf[:n])
+				if !right || !ok || int(c.dport) != port {
+					continue
+				}
+				if kind, body := s.associate(c); body != nil {
+					answer := sctpMessage{sport: c.dport, dport: c.sport, vtag: peerTag(c), kind: kind, body: body}
+					conn.WriteToIP(answer.packet(), from)
+				}
+			}
+		}()
+	}
+	return nil
+}
+
+// peerTag is the tag to address the sender by. The server keeps no associations: its own tag is the same.
+func peerTag(c sctpMessage) uint32 {
+	if c.kind == sctpInit {
+		return c.initiate()
+	}
+	return c.vtag
+}
+
+func (s *server) associate(c sctpMessage) (kind byte, body []byte) {
+	switch c.kind {
+	case sctpInit:
+		return sctpInitAck, sctpInitBody(c.initiate(), string(s.answer))
+	case sctpCookieEcho:
+		return sctpCookieAck, []byte{}
+	case sctpData:
+		return sctpData, sctpDataBody(1, string(s.answer))
+	}
+	return 0, nil
 }

@@ -13,10 +13,12 @@ import (
 // The sockets here are plain blocking ones, because Go's poller adds wake-ups of its own to a
 // round trip of some 20 us.
 
-// A request is one byte.
+// A request is one byte; what follows it in a datagram does not count.
 const (
-	askKeep  = 'k' // answer and wait for the next request
-	askClose = 'c' // TCP: answer and close, so that TIME_WAIT stays with the server
+	askKeep    = 'k' // answer and wait for the next request
+	askClose   = 'c' // TCP: answer and close, so that TIME_WAIT stays with the server
+	askBig     = 'b' // answer, with many spaces before the name
+	askNothing = 'n' // TCP: nothing
 )
 
 // retry calls f again when a signal interrupted it, which Go's runtime sends all the time.
