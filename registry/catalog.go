@@ -61,7 +61,7 @@ func NewCatalog(node string) *Catalog {
 	return c
 }
 
-// clear makes room for what a snapshot brings: a map that grows to half a million entries copies itself 16 times.
+// clear makes room for what a snapshot brings, so that the large maps need not grow while it is read.
 func (c *Catalog) clear(snapshot []Change) {
 	services, endpoints := 0, 0
 	for i := range snapshot {
