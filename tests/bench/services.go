@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -72,7 +73,8 @@ func compareServices(rounds int) (err error) {
 	return many.memoryTable()
 }
 
-// market is a dataplane with services, all but two of which lead to other nodes.
+// market is a dataplane with services, all but two of which lead to other nodes. Of the crowd it takes the
+// loader and the two containers.
 type market struct {
 	crowd
 	catalog         *registry.Catalog
@@ -141,19 +143,31 @@ func (m *market) content(name string) (all []registry.Change, local []registry.E
 	} {
 		s := newService("probe-"+string(algorithm), netip.MustParseAddr(vip))
 		s.Algorithm = algorithm
-		list := &registry.Slice{
-			Name: s.Name, Service: s.Name.Name, Family: registry.IPv4,
-			Ports: []registry.EndpointPort{{Name: "http", Protocol: registry.TCP, Port: 8080}},
-		}
-		list.Endpoints = append(list.Endpoints, registry.SliceEndpoint{
-			Addresses: []netip.Addr{m.server}, Node: "here", Ready: true, Serving: true,
-		})
-		for j := range serviceBackends - 1 { // the same place by other addresses would be no choice
-			list.Endpoints = append(list.Endpoints, elsewhere(1<<19-1, j))
-		}
-		all = append(all, registry.Change{Service: s}, registry.Change{Slice: list})
+		all = append(all, registry.Change{Service: s}, registry.Change{Slice: m.probeSlice(algorithm, 0)})
 	}
 	return all, local
+}
+
+// probeSlice lists the backends of a service whose flows are measured: the server, and others that are
+// elsewhere; each version has another last one.
+func (m *market) probeSlice(algorithm registry.Algorithm, version int) *registry.Slice {
+	list := newSlice("probe-" + string(algorithm))
+	list.Endpoints = append(list.Endpoints, registry.SliceEndpoint{
+		Addresses: []netip.Addr{m.server}, Node: "here", Ready: true, Serving: true,
+	})
+	for j := range serviceBackends - 2 {
+		list.Endpoints = append(list.Endpoints, elsewhere(1<<19-1, j))
+	}
+	list.Endpoints = append(list.Endpoints, elsewhere(1<<19-1, serviceBackends+version))
+	return list
+}
+
+// newSlice returns one of a service, without endpoints.
+func newSlice(service string) *registry.Slice {
+	return &registry.Slice{
+		Name: registry.Name{Namespace: "market", Name: service}, Service: service, Family: registry.IPv4,
+		Ports: []registry.EndpointPort{{Name: "http", Protocol: registry.TCP, Port: 8080}},
+	}
 }
 
 func newService(name string, vip netip.Addr) *registry.Service {
@@ -170,11 +184,7 @@ func stallVIP(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(i 
 
 // sliceOf lists the i-th service's backends; each version has another first one.
 func sliceOf(i, version int) *registry.Slice {
-	s := stallOf(i)
-	list := &registry.Slice{
-		Name: s.Name, Service: s.Name.Name, Family: registry.IPv4,
-		Ports: []registry.EndpointPort{{Name: "http", Protocol: registry.TCP, Port: 8080}},
-	}
+	list := newSlice(stallOf(i).Name.Name)
 	for j := range serviceBackends {
 		if j == 0 {
 			j = serviceBackends + version
@@ -255,41 +265,58 @@ func middle(samples []float64) (mean float64) {
 // serviceChanges measures what one backend that goes for another takes: in the catalog, and from the
 // loader's being told to the maps.
 func serviceChanges(w *tabwriter.Writer, few, many *market, times int) error {
-	var applied, synced [2][]time.Duration
-	var written [2]float64
-	for i := range times {
-		for side, m := range []*market{few, many} {
-			slice := sliceOf(i*7919%m.services, 1+i/m.services%5) // no version twice in a row
-			m.revision++
-			start := time.Now()
-			u := m.catalog.Apply(registry.Batch{Revision: m.revision, Changes: []registry.Change{{Slice: slice}}})
-			applied[side] = append(applied[side], time.Since(start))
-			before := m.loader.Writes()
-			start = time.Now()
-			if err := m.loader.Sync(u); err != nil {
-				return err
+	for _, kind := range []struct {
+		name  string
+		slice func(m *market, i int) *registry.Slice
+	}{
+		// No version twice in a row.
+		{"random", func(m *market, i int) *registry.Slice { return sliceOf(i*7919%m.services, 1+i/m.services%5) }},
+		{"Maglev", func(m *market, i int) *registry.Slice { return m.probeSlice(registry.AlgorithmMaglev, i%2) }},
+	} {
+		var applied, synced [2][]time.Duration
+		var written [2]float64
+		for i := range times {
+			for turn := range 2 {
+				side := (turn + i) % 2
+				m := []*market{few, many}[side]
+				before := m.loader.Writes()
+				a, s, err := m.change(kind.slice(m, i))
+				if err != nil {
+					return err
+				}
+				after := m.loader.Writes()
+				applied[side], synced[side] = append(applied[side], a), append(synced[side], s)
+				written[side] += float64(after.Services-before.Services+after.Slots-before.Slots+
+					after.Backends-before.Backends+after.ServiceStats-before.ServiceStats) / float64(times)
 			}
-			synced[side] = append(synced[side], time.Since(start))
-			after := m.loader.Writes()
-			written[side] += float64(after.Services-before.Services+after.Slots-before.Slots+
-				after.Backends-before.Backends+after.ServiceStats-before.ServiceStats) / float64(times)
 		}
+		changeRows(w, kind.name+", catalog, one changed backend", applied)
+		changeRows(w, kind.name+", sync of it", synced)
+		fmt.Fprintf(w, "%s, entries written for it\t%.1f\t%.1f\t%.2f\t\n", kind.name, written[0], written[1], written[1]/written[0])
 	}
-	for _, row := range []struct {
-		name string
-		took [2][]time.Duration
-	}{{"catalog, one changed backend", applied}, {"sync of it", synced}} {
-		for _, q := range []struct {
-			name string
-			of   float64
-		}{{"p50", 0.5}, {"p99", 0.99}} {
-			a, b := quantile(row.took[0], q.of), quantile(row.took[1], q.of)
-			fmt.Fprintf(w, "%s, %s, us\t%.1f\t%.1f\t%.2f\t\n", row.name, q.name,
-				a.Seconds()*1e6, b.Seconds()*1e6, float64(b)/float64(a))
-		}
-	}
-	fmt.Fprintf(w, "entries written for it\t%.1f\t%.1f\t%.2f\t\n", written[0], written[1], written[1]/written[0])
 	return nil
+}
+
+// change brings a changed slice to the maps, and tells how long catalog and loader took.
+func (m *market) change(s *registry.Slice) (applied, synced time.Duration, err error) {
+	m.revision++
+	start := time.Now()
+	u := m.catalog.Apply(registry.Batch{Revision: m.revision, Changes: []registry.Change{{Slice: s}}})
+	applied = time.Since(start)
+	start = time.Now()
+	err = m.loader.Sync(u)
+	return applied, time.Since(start), err
+}
+
+func changeRows(w *tabwriter.Writer, name string, took [2][]time.Duration) {
+	for _, q := range []struct {
+		name string
+		of   float64
+	}{{"p50", 0.5}, {"p99", 0.99}} {
+		a, b := quantile(took[0], q.of), quantile(took[1], q.of)
+		fmt.Fprintf(w, "%s, %s, us\t%.1f\t%.1f\t%.2f\t\n", name, q.name,
+			a.Seconds()*1e6, b.Seconds()*1e6, float64(b)/float64(a))
+	}
 }
 
 // memoryTable shows what each map of services takes in the kernel.
@@ -300,16 +327,24 @@ func (m *market) memoryTable() error {
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "kernel memory\tentries in use\tof\tMB\tbytes a service, in use\tall\t\n")
-	var inUse, all float64
+	var inUse, all, slot float64
 	for _, i := range list {
 		switch i.Name {
 		case "services", "slots", "backends", "service_stats":
 			each := float64(i.Bytes) / float64(i.Limit)
 			use, whole := each*float64(i.Entries)/float64(m.services), float64(i.Bytes)/float64(m.services)
 			inUse, all = inUse+use, all+whole
+			if i.Name == "slots" {
+				slot = each
+			}
 			fmt.Fprintf(w, "%s\t%d\t%d\t%.1f\t%.0f\t%.0f\t\n", i.Name, i.Entries, i.Limit, float64(i.Bytes)/1e6, use, whole)
 		}
 	}
-	fmt.Fprintf(w, "together\t\t\t\t%.0f\t%.0f\t\n\n", inUse, all)
+	fmt.Fprintf(w, "together\t\t\t\t%.0f\t%.0f\t\n", inUse, all)
+	// A run takes a power of two of slots.
+	for _, size := range []uint32{1021, 65521} {
+		fmt.Fprintf(w, "a Maglev table of %d\t%d\t\t\t%.0f\t\t\n", size, size, slot*float64(uint32(1)<<bits.Len32(size)))
+	}
+	fmt.Fprintln(w)
 	return w.Flush()
 }
