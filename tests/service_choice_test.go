@@ -59,9 +59,31 @@ var choiceRows = []row{
 	}},
 	{awaits: "sockets", says: "sessionAffinity ClientIP keeps a client with its backend", show: func(s *scene) {
 		s.must(s.apply(s.service("web", "sessionAffinity: ClientIP"), s.slices("web", "a", "b", "c")))
-		s.each(func(w way) {
+		for _, w := range append(s.fromNode(), s.ways...) {
 			first := s.sameBackend(w, s.vip(w, "web"))
 			s.reach(w, s.vip(w, "web"), first)
+		}
+	}},
+	{awaits: "sockets", says: "clients have affinity each by itself", show: func(s *scene) {
+		s.must(s.apply(s.service("web", "sessionAffinity: ClientIP"), s.slices("web", "a", "b", "c")))
+		var clients []string
+		for i := range 16 {
+			clients = append(clients, fmt.Sprint(i))
+			s.container(clients[i], nstest.Spec{Empty: true})
+		}
+		s.each(func(w way) {
+			chosen := map[string]bool{}
+			for _, client := range clients {
+				w.from = client
+				p := s.dial(w, s.vip(w, "web"))
+				name := p.ask()
+				p.close()
+				s.reach(w, s.vip(w, "web"), name)
+				chosen[name] = true
+			}
+			if len(chosen) == 1 { // by chance once in 10^7 times
+				s.Errorf("%s: %d clients were all sent to %v", w, len(clients), chosen)
+			}
 		})
 	}},
 	{awaits: "sockets", says: "a client's affinity follows it to another backend when its own drains", show: func(s *scene) {
@@ -162,6 +184,12 @@ var choiceRows = []row{
 		}
 		if moved[random] < 15 {
 			s.Errorf("only %d flows moved with random choice: this test does not see what moves", moved[random])
+		}
+	}},
+	{says: "an algorithm that is not known is refused, with those that are", nets: "tcp", show: func(s *scene) {
+		err := s.apply(s.service("web", "", "sluice.net/algorithm: best"))
+		if err == nil || !strings.Contains(err.Error(), "random") || !strings.Contains(err.Error(), "maglev") {
+			s.Errorf("want it refused: %v", err)
 		}
 	}},
 	{says: "another algorithm leaves connections alone", show: func(s *scene) {

@@ -70,12 +70,12 @@ func TestServiceChurn(t *testing.T) {
 			t.Errorf("%s, by tc: %t: %d of %d calls failed, the first: %+v", title(l.calls[i]), l.calls[i].Outside, r.Failed, r.Calls, r.Failures[0])
 		}
 	}
-	// Each request was answered when it was in the maps: none was merged with another.
-	if syncs < c.requests || errs > 0 {
-		t.Errorf("%d requests led to %d syncs, %d with errors", c.requests, syncs, errs)
+	// A batch was sent when the one before was in the maps: they were not merged on their way.
+	if syncs < c.batches || errs > 0 {
+		t.Errorf("%d batches led to %d syncs, %d with errors", c.batches, syncs, errs)
 	}
-	t.Logf("%d changes of a backend by %d requests in %s (%.0f a second), %d syncs; %d calls meanwhile",
-		c.changes, c.requests, took.Round(time.Millisecond), float64(c.changes)/took.Seconds(), syncs, total)
+	t.Logf("%d changes of a backend in %d batches in %s (%.0f a second), %d syncs; %d calls meanwhile",
+		c.changes, c.batches, took.Round(time.Millisecond), float64(c.changes)/took.Seconds(), syncs, total)
 }
 
 // churn is a service whose backends change.
@@ -86,8 +86,8 @@ type churn struct {
 	selected []*nstest.Container // by label
 	states   []backendState      // of the listed ones
 
-	changes  int // of a backend's address
-	requests int // to the agent, each answered when it was in the maps
+	changes int // of a backend's address
+	batches int // each in the maps before the next
 }
 
 type backendState string
@@ -140,8 +140,8 @@ func (c *churn) change(t *testing.T) {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	c.requests += 2 // the label may stay as it was, and the mark
-	c.changes += changed
+	c.batches++
+	c.changes += changed // weight and mark may be what they were
 }
 
 func (c *churn) asked(r api.Results, err error) error {

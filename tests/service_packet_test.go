@@ -2,6 +2,7 @@ package tests
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -36,7 +37,7 @@ var packetRows = []row{
 		s.must(s.apply(s.service("web", closed), s.slices("web", "a port=9")))
 		s.each(func(w way) {
 			p := s.dialWith(w, report.Act{From: netip.AddrPortFrom(w.pick(netip.IPv4Unspecified(), netip.IPv6Unspecified()), 0), Errors: true})
-			s.unreachable(p, s.vip(w, "web"))
+			s.told(p, s.vip(w, "web"), unreachable(w, s.vip(w, "web")))
 		})
 	}},
 	{awaits: "sockets", says: "traceroute to a VIP ends at the VIP", nets: "udp", show: func(s *scene) {
@@ -45,9 +46,43 @@ var packetRows = []row{
 			for ttl := 1; ttl <= 3; ttl++ {
 				anywhere := w.pick(netip.IPv4Unspecified(), netip.IPv6Unspecified())
 				p := s.dialWith(w, report.Act{From: netip.AddrPortFrom(anywhere, 0), Errors: true, TTL: ttl})
-				s.unreachable(p, s.vip(w, "web"))
+				s.told(p, s.vip(w, "web"), unreachable(w, s.vip(w, "web")))
 			}
 		})
+	}},
+	{awaits: "sockets", says: "traceroute through a VIP to a backend beyond the node sees the node on its way", nets: "udp", show: func(s *scene) {
+		s.must(s.apply(s.service("web", ""), s.slices("web", "world")))
+		s.each(func(w way) {
+			anywhere := w.pick(netip.IPv4Unspecified(), netip.IPv6Unspecified())
+			p := s.dialWith(w, report.Act{From: netip.AddrPortFrom(anywhere, 0), Errors: true, TTL: 1})
+			want := report.ICMP{Errno: int(unix.EHOSTUNREACH), Type: 11, By: w.pick(nodeAddrs...), To: s.vip(w, "web")} // RFC 792
+			if w.v6 {
+				want.Type = 3 // RFC 4443, 3.3
+			}
+			s.told(p, s.vip(w, "web"), want)
+		})
+	}},
+	{says: "a client learns at once that there is no way to the backend", nets: "tcp udp", show: func(s *scene) {
+		lost := &nstest.Container{V4: netip.MustParseAddr("198.51.100.66"), V6: netip.MustParseAddr("2001:db8:66::66")}
+		s.own["lost"] = lost
+		s.must(s.node.InNetns(func() error { return errors.Join(noWay(lost.V4), noWay(lost.V6)) }))
+		s.must(s.apply(s.service("web", ""), s.slices("web", "lost")))
+		for i, w := range s.ways {
+			// A client each, for the node sends one of them few errors a second.
+			w.from = fmt.Sprint(i)
+			s.container(w.from, nstest.Spec{Empty: true})
+			want := unix.EHOSTUNREACH
+			if w.v6 {
+				want = unix.ENETUNREACH // how IPv6 says such a route
+			}
+			p, err := s.open(w, report.Act{To: s.vip(w, "web"), Errors: true})
+			if err == nil {
+				_, err = p.do(report.Act{Do: report.Ask})
+			}
+			if !errors.Is(err, want) {
+				s.Errorf("%s: want %v: %v", w, want, err)
+			}
+		}
 	}},
 	{says: "a backend hears of a client that listens no more", nets: "udp", show: func(s *scene) {
 		s.must(s.apply(s.service("web", ""), s.slices("web", "a port=7777")))
@@ -61,6 +96,9 @@ var packetRows = []row{
 			s.must(err)
 			did, err := server.do(report.Act{Do: report.Receive})
 			s.must(err)
+			if did.Peer != client.local {
+				s.Errorf("%s: the backend sees %s, and the client is %s", w, did.Peer, client.local)
+			}
 			_, err = server.do(report.Act{Do: report.Connect, To: did.Peer})
 			s.must(err)
 			client.close()
@@ -174,8 +212,8 @@ var packetRows = []row{
 	}},
 }
 
-// unreachable wants a datagram to be answered with port unreachable, by whom it was sent to.
-func (s *scene) unreachable(p *peer, to netip.AddrPort) {
+// told wants a datagram to be answered with an ICMP error.
+func (s *scene) told(p *peer, to netip.AddrPort, want report.ICMP) {
 	s.Helper()
 	if _, err := p.do(report.Act{Do: report.Send, To: to}); err != nil {
 		s.Errorf("%s to %s: %v", p.way, to, err)
@@ -186,14 +224,23 @@ func (s *scene) unreachable(p *peer, to netip.AddrPort) {
 		s.Errorf("%s to %s: %v", p.way, to, err)
 		return
 	}
-	want := report.ICMP{Errno: int(unix.ECONNREFUSED), Type: 3, Code: 3, // RFC 792
-		By: to.Addr(), To: to}
-	if p.way.v6 {
-		want.Type, want.Code = 1, 4 // RFC 4443, 3.1
-	}
 	if *did.ICMP != want {
 		s.Errorf("%s to %s: the error says %+v, want %+v", p.way, to, *did.ICMP, want)
 	}
+}
+
+// unreachable says that nobody listens there.
+func unreachable(w way, at netip.AddrPort) report.ICMP {
+	e := report.ICMP{Errno: int(unix.ECONNREFUSED), Type: 3, Code: 3, By: at.Addr(), To: at} // RFC 792
+	if w.v6 {
+		e.Type, e.Code = 1, 4 // RFC 4443, 3.1
+	}
+	return e
+}
+
+// noWay has the node say that a host is unreachable.
+func noWay(to netip.Addr) error {
+	return netlink.RouteAdd(&netlink.Route{Dst: netlink.NewIPNet(to.AsSlice()), Type: unix.RTN_UNREACHABLE})
 }
 
 // faraway makes a host beyond the node, by a way with a smaller MTU.

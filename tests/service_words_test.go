@@ -1,13 +1,17 @@
 package tests
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/tests/nstest"
+	"github.com/sluice-net/sluice/tests/probe/report"
 )
 
 // allPorts are three of every protocol, each to another of the backends'.
@@ -126,6 +130,23 @@ var wordRows = []row{
 		s.each(func(w way) {
 			s.refused(w, s.vip(w, "none"))
 			s.refused(w, s.vip(w, "listed"))
+		})
+	}},
+	{says: "an unconnected UDP socket is told that a VIP has no backend", nets: "udp", show: func(s *scene) {
+		s.must(s.apply(s.service("none", "")))
+		s.each(func(w way) {
+			anywhere := w.pick(netip.IPv4Unspecified(), netip.IPv6Unspecified())
+			p := s.dialWith(w, report.Act{From: netip.AddrPortFrom(anywhere, 0), Errors: true})
+			_, err := p.do(report.Act{Do: report.Send, To: s.vip(w, "none")})
+			if err == nil { // a packet's refusal comes as an ICMP error
+				var did report.Did
+				if did, err = p.do(report.Act{Do: report.Trouble}); err == nil {
+					err = unix.Errno(did.ICMP.Errno)
+				}
+			}
+			if !errors.Is(err, unix.ECONNREFUSED) {
+				s.Errorf("%s: want it refused: %v", w, err)
+			}
 		})
 	}},
 	{says: "several services share a VIP when their ports differ", show: func(s *scene) {
