@@ -70,6 +70,7 @@ static __noinline __u32 origin_service(struct __sk_buff *skb, const struct packe
  */
 static __noinline int translate(const struct packet *pkt, struct flow *fwd)
 {
+	struct affinity_key who = { .kind = AFFINITY_ADDRESS };
 	struct service_stats *stats;
 	const struct backend *be;
 	struct found svc;
@@ -77,7 +78,8 @@ static __noinline int translate(const struct packet *pkt, struct flow *fwd)
 	if (!service_find(&fwd->daddr, fwd->dport, pkt->tuple.proto, &svc))
 		return 0;
 	stats = stats_of(svc.id);
-	be = backend_choose(&svc, tuple_hash(&pkt->tuple), &fwd->backend);
+	who.client = pkt->tuple.saddr;
+	be = backend_for(&svc, &who, tuple_hash(&pkt->tuple), &fwd->backend);
 	if (!be) {
 		if (stats)
 			stats->refused++;

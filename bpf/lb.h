@@ -32,8 +32,10 @@ static __always_inline struct service_stats *stats_of(__u32 service)
 
 /* What a service's entry says, read as of one moment. */
 struct found {
-	__u64 run; /* first slot in the low half, count in the high one */
-	__u32 id;  /* 0: the entry that says "this address is a VIP" */
+	__u64 run;		/* first slot in the low half, count in the high one */
+	__u32 id;		/* 0: the entry that says "this address is a VIP" */
+	__u32 affinity_timeout; /* seconds; 0: no affinity */
+	__u8 algorithm;		/* enum algorithm */
 };
 
 /*
@@ -48,21 +50,31 @@ static __always_inline bool service_find(const struct addr *addr, __u16 port, __
 					 struct found *svc)
 {
 	struct service_key key = { .addr = *addr, .port = port, .proto = proto };
-	const struct service *entry;
+	const volatile __u64 *entry; /* first and count; id and affinity_timeout; algorithm */
+	__u64 run, id, how;
 	int i;
 
+	_Static_assert(__builtin_offsetof(struct service, id) == 8 &&
+			       __builtin_offsetof(struct service, affinity_timeout) == 12 &&
+			       __builtin_offsetof(struct service, algorithm) == 16,
+		       "service_find reads struct service by words");
 #pragma unroll
 	for (i = 0; i < 3; i++) {
 		entry = bpf_map_lookup_elem(&services, &key);
 		if (!entry)
 			return false;
 		/* first and count in one load: never half of an old run and half of a new one. */
-		svc->run = *(const volatile __u64 *)entry;
-		svc->id = *(const volatile __u32 *)&entry->id;
+		run = entry[0];
+		id = entry[1];
+		how = entry[2];
 		entry = bpf_map_lookup_elem(&services, &key);
-		if (entry && *(const volatile __u64 *)entry == svc->run &&
-		    *(const volatile __u32 *)&entry->id == svc->id)
+		if (entry && entry[0] == run && entry[1] == id && entry[2] == how) {
+			svc->run = run;
+			svc->id = id;
+			svc->affinity_timeout = id >> 32;
+			svc->algorithm = how;
 			return true;
+		}
 	}
 	return false;
 }
@@ -75,18 +87,15 @@ static __always_inline bool is_vip(const struct addr *addr)
 	return bpf_map_lookup_elem(&services, &key) != NULL;
 }
 
-/*
- * A flow's own number, spread evenly. A flow whose entry was evicted, or whose first packets came on two
- * CPUs at once, is so given the same backend as before while the service's run is the same.
- */
-static __always_inline __u32 tuple_hash(const struct flow_key *key)
+/* A number of its own for each key of so many words, spread evenly. */
+static __always_inline __u32 hash_words(const void *key, const int words, __u64 seed)
 {
-	const __u32 *w = (const __u32 *)key;
-	__u64 h = 0x9e3779b97f4a7c15;
+	__u64 h = 0x9e3779b97f4a7c15 ^ seed;
+	const __u32 *w = key;
 	int i;
 
 #pragma unroll
-	for (i = 0; i < (int)sizeof(*key) / 4; i++) {
+	for (i = 0; i < words; i++) {
 		h = (h ^ w[i]) * 0xff51afd7ed558ccd; /* the multiplier of MurmurHash3's finalizer */
 		h ^= h >> 32;
 	}
@@ -94,12 +103,33 @@ static __always_inline __u32 tuple_hash(const struct flow_key *key)
 }
 
 /*
+ * A flow's own number. A flow whose entry was evicted, or whose first packets came on two CPUs at once,
+ * is so given the same backend as before while the service's run is the same.
+ */
+static __always_inline __u32 tuple_hash(const struct flow_key *key)
+{
+	return hash_words(key, sizeof(*key) / 4, 0);
+}
+
+/* Where to look when the slot that hash fell on leads nowhere. New algorithms slot in here. */
+static __always_inline __u32 hash_next(const struct found *svc, __u32 hash)
+{
+	switch (svc->algorithm) {
+	case ALGORITHM_MAGLEV:
+		/* The same on every CPU and node, or what one of them chose would be chance. */
+		return hash_words(&hash, 1, 1);
+	default:
+		return bpf_get_prandom_u32();
+	}
+}
+
+/*
  * Chooses a backend of the service: the slot that hash, evenly spread over 32 bits, falls on. Returns
  * the backend and its id, or NULL when the service has none.
  *
  * The loader frees a backend only after no service's entry leads to it, but the run may have been
- * read just before. It then leads to a backend that is no longer this service's, and another slot is
- * tried: of a run that lost one backend, most still hold.
+ * read just before. It then leads to a backend that is no longer this service's, or takes no new flows,
+ * and another slot is tried: of a run that lost one backend, most still hold.
  */
 static __always_inline const struct backend *backend_choose(const struct found *svc, __u32 hash,
 							    __u32 *id)
@@ -120,9 +150,50 @@ static __always_inline const struct backend *backend_choose(const struct found *
 		be = bpf_map_lookup_elem(&backends, id);
 		if (be && be->state == BACKEND_ACTIVE && be->service == svc->id)
 			return be;
-		hash = bpf_get_prandom_u32();
+		hash = hash_next(svc, hash);
 	}
 	return NULL;
+}
+
+/*
+ * Gives a new flow or socket of the client a backend: where the service has affinity the one that the
+ * client had before, else the one that hash falls on. Returns the backend and its id, or NULL when the
+ * service has none. who->client and who->kind say who asks; the rest must be 0.
+ *
+ * A client that has none yet is given one by its own hash, not by its flow's: two of its flows that begin
+ * on two CPUs at once choose the same, and so does one whose entry was evicted. The time of its last
+ * entry goes into that hash, so that after the timeout chance decides again.
+ */
+static __always_inline const struct backend *
+backend_for(const struct found *svc, struct affinity_key *who, __u32 hash, __u32 *id)
+{
+	struct affinity *known, fresh = {};
+	const struct backend *be;
+	__u64 seen = 0;
+
+	if (!svc->affinity_timeout)
+		return backend_choose(svc, hash, id);
+	fresh.seen = bpf_ktime_get_ns();
+	who->service = svc->id;
+	known = bpf_map_lookup_elem(&affinity, who);
+	if (known) {
+		seen = known->seen;
+		*id = known->backend;
+		be = bpf_map_lookup_elem(&backends, id);
+		if (fresh.seen < seen + svc->affinity_timeout * 1000000000ULL && be &&
+		    be->state == BACKEND_ACTIVE && be->service == svc->id &&
+		    be->epoch == known->epoch) {
+			known->seen = fresh.seen;
+			return be;
+		}
+	}
+	be = backend_choose(svc, hash_words(who, sizeof(*who) / 4, seen), id);
+	if (!be)
+		return NULL;
+	fresh.backend = *id;
+	fresh.epoch = be->epoch;
+	bpf_map_update_elem(&affinity, who, &fresh, BPF_ANY);
+	return be;
 }
 
 #endif

@@ -89,7 +89,7 @@ func unpinned(t testing.TB, spec *ebpf.CollectionSpec, cfg config) {
 			m.MaxEntries = 4096
 		case "services", "slots", "backends", "endpoints", "epochs", "service_stats", "frags",
 			"sock_origin", "sock_choices", "prefixes", "subjects", "policy", "rulesets", "outcomes",
-			"policy_stats", "numbers":
+			"policy_stats", "numbers", "affinity":
 			m.MaxEntries = 256
 		case "port_nodes":
 			m.MaxEntries = 64
@@ -223,7 +223,7 @@ func (r *rig) reset() {
 	r.t.Helper()
 	r.ports, r.slots = map[string]uint16{}, 0
 	for _, name := range []string{
-		"services", "endpoints", "flows", "frags", "sock_origin", "prefixes", "policy",
+		"services", "endpoints", "flows", "frags", "sock_origin", "prefixes", "policy", "affinity",
 	} {
 		r.empty(name)
 	}
@@ -304,6 +304,15 @@ func (r *rig) freeBackend(id uint32, proto uint8) {
 	var b backend
 	r.lookup("backends", number(id, proto), &b)
 	b.State, b.Epoch = backendFree, b.Epoch+1
+	r.put("backends", number(id, proto), b)
+}
+
+// drainBackend keeps new flows from an entry, as the loader does: no epoch is raised.
+func (r *rig) drainBackend(id uint32, proto uint8) {
+	r.t.Helper()
+	var b backend
+	r.lookup("backends", number(id, proto), &b)
+	b.State = backendDraining
 	r.put("backends", number(id, proto), b)
 }
 
