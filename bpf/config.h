@@ -10,6 +10,24 @@
 
 #include "types.h"
 
+/*
+ * How long a flow may be silent, in ns, before another may have its tuple, and before an answer or a
+ * datagram of it is a new flow's.
+ */
+struct lifetimes {
+	__u64 tcp_opening; /* a SYN, and no answer yet */
+	__u64 tcp_established;
+	__u64 tcp_closing;   /* a FIN one way */
+	__u64 tcp_time_wait; /* a FIN both ways */
+	__u64 tcp_reset;     /* 0: over at once */
+	__u64 udp_unanswered;
+	__u64 udp_answered;
+	__u64 sctp_opening; /* an INIT, and no answer yet */
+	__u64 sctp_established;
+	__u64 sctp_closing; /* a SHUTDOWN ACK or SHUTDOWN COMPLETE */
+	__u64 other;	    /* other protocols */
+};
+
 struct config {
 	/* The gateway of every container: answers ARP and neighbour solicitations. */
 	struct addr gateway_v4; /* ::ffff:169.254.1.1 */
@@ -23,6 +41,7 @@ struct config {
 	__u8 gateway_mac[6];	/* MAC of every veth's host side */
 	__u8 set_retval;	/* 1: the kernel has bpf_set_retval for sock_addr programs (5.18) */
 	__u8 coarse_clock;	/* 1: the kernel has bpf_ktime_get_coarse_ns (5.11) */
+	struct lifetimes lifetimes;
 };
 
 volatile const struct config cfg;

@@ -113,6 +113,7 @@ static __always_inline int enter(struct __sk_buff *skb, struct scratch *work, bo
 	if (work->fwd.flags & FLOW_REPLY) {
 		if (bpf_map_update_elem(&flows, &pkt->tuple, &work->fwd, BPF_ANY))
 			return DROP(skb, drop_flows_full);
+		flow_restore();
 		COUNT(flows_renewed);
 		return FOLLOW;
 	}
@@ -136,7 +137,7 @@ static __always_inline void begin(const struct packet *pkt, struct flow *fwd)
 	fwd->daddr = pkt->tuple.daddr;
 	fwd->sport = pkt->tuple.sport;
 	fwd->dport = pkt->tuple.dport;
-	fwd->seen = clock();
+	fwd->seen = clock() & ~SEEN_NONE;
 }
 
 /*
@@ -236,6 +237,8 @@ __noinline int from_pod_decide(struct __sk_buff *skb)
 	end_read(&work->src, &pkt->tuple.saddr);
 	if (!own(skb, &work->src.ep))
 		return drop_foreign(skb, pkt);
+	if (stale && backend_gone(pkt, stale))
+		goto refuse;
 	how = begin_from(pkt, stale, fwd);
 	if (how != STALE_KEPT && ports && translate(pkt, fwd))
 		goto refuse;

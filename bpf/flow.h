@@ -24,17 +24,11 @@
 #include "types.h"
 
 #define SECOND 1000000000ULL
-/* A datagram flow that was idle for so long is over (RFC 4787, REQ-5: not less than 2 minutes). */
-#define IDLE_DATAGRAM (120 * SECOND)
-/* The same for a stream that was not seen to close (RFC 5382, REQ-5: 2 hours 4 minutes). */
-#define IDLE_STREAM (7440 * SECOND)
 /*
- * How long a closed connection's tuple is still the far end's: Linux keeps TIME_WAIT for 60 seconds
- * (TCP_TIMEWAIT_LEN), and a second more makes up for a stale seen. A connection to another
- * destination that became the same tuple would come with another clock in its timestamps (RFC 7323,
- * 5; the kernel's ts_off depends on the destination), and its SYN would be turned away as old.
+ * In an answering half's seen: no answer came yet. It is then so far back that the first one is noted
+ * as what is noted once a second: telling the answered costs no packet anything more.
  */
-#define TIME_WAIT (61 * SECOND)
+#define SEEN_NONE 1ULL
 /* How many source ports are tried for a flow that collides. */
 #define PORT_TRIES 16
 /* Where other source ports are taken from: Linux's default ephemeral range begins here too. */
@@ -148,7 +142,7 @@ static __always_inline bool decision_stands(const struct flow *flow)
 	if (!id || flow->flags & FLOW_REPLY)
 		return true;
 	be = bpf_map_lookup_elem(&backends, &id);
-	return be && be->state == BACKEND_ACTIVE && be->service == flow->service;
+	return be && backend_keeps(be) && be->service == flow->service;
 }
 
 /* The key under which the answers to what flow sends arrive. */
@@ -175,27 +169,59 @@ static __always_inline bool is_stream(__u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_SCTP;
 }
 
-/* Whether a living flow stands behind the entry: not reset, not long closed, not long idle. */
-static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now)
+/*
+ * How long a flow may be silent. either and both: the flags that one and both of its halves have;
+ * answered: packets went both ways.
+ */
+static __always_inline __u64 lifetime(__u8 proto, __u8 either, __u8 both, bool answered)
+{
+	switch (proto) {
+	case IPPROTO_TCP:
+		if (either & FLOW_RST)
+			return cfg.lifetimes.tcp_reset;
+		if (both & FLOW_FIN)
+			return cfg.lifetimes.tcp_time_wait;
+		if (either & FLOW_FIN)
+			return cfg.lifetimes.tcp_closing;
+		return answered ? cfg.lifetimes.tcp_established : cfg.lifetimes.tcp_opening;
+	case IPPROTO_UDP:
+		return answered ? cfg.lifetimes.udp_answered : cfg.lifetimes.udp_unanswered;
+	case IPPROTO_SCTP:
+		/* An association's verification tags tell it from the one before (RFC 9260, 8.5). */
+		if (either & FLOW_RST)
+			return 0;
+		if (either & FLOW_FIN)
+			return cfg.lifetimes.sctp_closing;
+		return answered ? cfg.lifetimes.sctp_established : cfg.lifetimes.sctp_opening;
+	}
+	return cfg.lifetimes.other;
+}
+
+/*
+ * Whether a living flow stands behind the entry: not long closed, not long idle. To who would begin
+ * another flow in its own place (anew), one that was reset is over at once.
+ */
+static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now, bool anew)
 {
 	const struct flow *twin;
 	struct flow_key key;
-	__u64 seen = entry->seen, patience = IDLE_STREAM;
+	__u64 seen = entry->seen, patience;
 	__u8 either = entry->flags, both = entry->flags;
+	bool answered = !(either & FLOW_REPLY && seen & SEEN_NONE);
 
 	reply_key(&key, entry, proto);
 	twin = bpf_map_lookup_elem(&flows, &key);
 	if (twin) {
 		either |= twin->flags;
 		both &= twin->flags;
+		answered &= !(twin->flags & FLOW_REPLY && twin->seen & SEEN_NONE);
 		if (twin->seen > seen)
 			seen = twin->seen;
 	}
-	if (!is_stream(proto))
-		patience = IDLE_DATAGRAM;
-	else if (both & FLOW_FIN)
-		patience = TIME_WAIT;
-	return !(either & FLOW_RST) && now <= seen + patience;
+	if (anew && either & FLOW_RST)
+		return false;
+	patience = lifetime(proto, either, both, answered);
+	return patience && now < seen + patience;
 }
 
 /* Whether the packet asks for something new: a SYN, an INIT, an echo request. None is an answer. */
@@ -204,32 +230,52 @@ static __always_inline bool opens(const struct packet *pkt)
 	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* Whether the packet begins a new flow where the entry's has ended. */
-static __always_inline bool flow_over(const struct packet *pkt, const struct flow *flow, __u64 now)
+/* For how long a datagram's flow is certainly not over, whatever its other half says. */
+static __always_inline __u64 datagram_patience(__u8 proto)
 {
-	if (pkt->tuple.proto == IPPROTO_TCP)
-		return opens(pkt) && flow->flags & (FLOW_FIN | FLOW_RST);
-	return !is_stream(pkt->tuple.proto) && now > flow->seen + IDLE_DATAGRAM &&
-	       !alive(flow, pkt->tuple.proto, now);
+	if (proto != IPPROTO_UDP)
+		return cfg.lifetimes.other;
+	return cfg.lifetimes.udp_unanswered < cfg.lifetimes.udp_answered
+		       ? cfg.lifetimes.udp_unanswered
+		       : cfg.lifetimes.udp_answered;
 }
 
 /*
- * Whether answers to the translated packet would not be translated back: the other half of a flow
- * that was idle may have made room for another, or its key have gone to a flow that began since.
+ * Whether the packet begins a new flow where the entry's has ended. A SYN to a connection that is open
+ * is the far end's to answer (RFC 9293, 3.10.7.4): it goes where the connection goes.
  */
-static __noinline bool reply_lost(const struct packet *pkt, const struct flow *flow)
+static __always_inline bool flow_over(const struct packet *pkt, const struct flow *flow, __u64 now)
+{
+	__u8 proto = pkt->tuple.proto;
+
+	if (is_stream(proto))
+		return opens(pkt) &&
+		       (flow->flags & (FLOW_FIN | FLOW_RST) || !alive(flow, proto, now, true));
+	return now > flow->seen + datagram_patience(proto) && !alive(flow, proto, now, false);
+}
+
+/*
+ * Whether the other half of a translated flow is lost: it may have made room for another, or its key have
+ * gone to a flow that began since. Answers would not be translated back; requests would be decided as
+ * if there had been none before.
+ *
+ * Asking keeps that half: a look-up sets the bit by which the map's LRU tells what is in use
+ * (kernel/bpf/bpf_lru_list.c). So neither half of a flow is evicted for the silence of its side alone.
+ */
+static __noinline bool twin_lost(const struct packet *pkt, const struct flow *flow)
 {
 	const struct flow *twin;
 	struct flow_key key;
 
-	if (flow->flags & FLOW_REPLY || !(flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+	if (!(flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
 		return false;
 	reply_key(&key, flow, pkt->tuple.proto);
 	twin = bpf_map_lookup_elem(&flows, &key);
-	return !twin || !answers(twin, &pkt->tuple);
+	/* A client that uses its tuple for another connection owes the old one's answers nothing. */
+	return !twin || !(flow->flags & FLOW_REPLY || answers(twin, &pkt->tuple));
 }
 
-/* Notes in the entry what a TCP segment says about the connection's life. */
+/* Notes in the entry what a TCP segment or SCTP chunk says about the connection's life. */
 static __always_inline void note_flags(const struct packet *pkt, struct flow *flow)
 {
 	/* A connection begins: what closed the one before it on this tuple is past. */
@@ -255,29 +301,46 @@ static __always_inline bool flow_holds(const struct packet *pkt, struct flow *fl
 	}
 	/* Once a second: a line that is only read stays in every CPU's cache. */
 	if (now > flow->seen + SECOND) {
-		if (flow_over(pkt, flow, now) || reply_lost(pkt, flow))
+		if (flow_over(pkt, flow, now) || twin_lost(pkt, flow))
 			return false;
-		flow->seen = now;
+		flow->seen = now & ~SEEN_NONE;
 	}
 	return true;
 }
 
 /*
  * Whether a flow that was given a backend may stay with it. The backend's entry says so while it is
- * in service. After that a connection may still be finished with a container that is there, as
- * kube-proxy does it; a datagram goes elsewhere at once.
+ * in service or drains. After that a connection may still be finished with a container that is there,
+ * as kube-proxy does it; a datagram goes elsewhere at once.
  */
 static __always_inline bool backend_legal(const struct packet *pkt, const struct flow *flow)
 {
 	__u32 id = flow->backend;
 	const struct backend *be = bpf_map_lookup_elem(&backends, &id);
 
-	if (id && be && be->state == BACKEND_ACTIVE && be->service == flow->service &&
+	if (id && be && backend_keeps(be) && be->service == flow->service &&
 	    be->port == flow->dport && addr_equal(&be->addr, &flow->daddr))
 		return true;
-	if (pkt->tuple.proto == IPPROTO_UDP || pkt->tcp_flags & TCP_SYN)
+	if (pkt->tuple.proto == IPPROTO_UDP || opens(pkt))
 		return false;
 	return !flow->dst_endpoint || bpf_map_lookup_elem(&endpoints, &flow->daddr);
+}
+
+/*
+ * Whether the packet can only be refused: the service's backend that its flow goes to was a container
+ * which is no more. A stream has no other that knows of it. A datagram moves on, unless a socket hook
+ * chose for it: then its address is the container's own, which nobody has now.
+ */
+static __noinline bool backend_gone(const struct packet *pkt, const struct flow *flow)
+{
+	const struct endpoint *ep;
+
+	if (!flow->service || !flow->dst_endpoint || flow->flags & FLOW_REPLY || opens(pkt))
+		return false;
+	ep = bpf_map_lookup_elem(&endpoints, &flow->daddr);
+	if (is_stream(pkt->tuple.proto))
+		return !ep || ep->id != flow->dst_endpoint;
+	return !ep && !(flow->flags & FLOW_NAT_DST);
 }
 
 /*
@@ -296,7 +359,7 @@ static __always_inline bool flow_keep(const struct packet *pkt, const struct flo
 		if (!backend_legal(pkt, stale))
 			return false;
 		be = bpf_map_lookup_elem(&backends, &fwd->backend);
-		if (be && (be->state != BACKEND_ACTIVE || be->service != stale->service))
+		if (be && (!backend_keeps(be) || be->service != stale->service))
 			fwd->backend = 0;
 	}
 	fwd->saddr = stale->saddr;
@@ -337,7 +400,7 @@ static __noinline bool answers_no_more(const struct packet *pkt, const struct fl
 
 /*
  * Whether the packet, which has no entry, answers an untranslated flow that lost its other half. Notes
- * so in *fwd. The half of a translated flow cannot be found from here; see reply_lost.
+ * so in *fwd. The half of a translated flow cannot be found from here; see twin_lost.
  */
 static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 {
@@ -349,7 +412,7 @@ static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 	reply_key(&key, fwd, pkt->tuple.proto);
 	twin = bpf_map_lookup_elem(&flows, &key);
 	if (!twin || twin->flags & (FLOW_REPLY | FLOW_NAT_SRC | FLOW_NAT_DST) ||
-	    !alive(twin, pkt->tuple.proto, fwd->seen) ||
+	    !alive(twin, pkt->tuple.proto, fwd->seen, false) ||
 	    !same_ends(&fwd->saddr, twin->dst_endpoint, &fwd->daddr, twin->src_endpoint))
 		return false;
 	fwd->flags = FLOW_REPLY | (twin->flags & FLOW_NODE);
@@ -358,32 +421,21 @@ static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 }
 
 /*
- * Enters the flow whose first packet is work->pkt and which becomes what work->fwd says, both
- * directions. The entry for answers goes in first and only if its key is free: that is what claims
- * the tuple on the far side, also against another CPU. Changes work->fwd.sport where a living
- * flow has the tuple.
+ * Puts into work->reply what the answers to work->fwd become: the exact inverse of work->pkt, under the
+ * key work->rkey.
  */
-__noinline int flow_create(void)
+static __always_inline void invert(struct scratch *work)
 {
-	struct scratch *work = scratch_here();
-	struct flow *fwd, *reply, *old;
-	struct flow_key *key, *rkey;
-	__u16 sport;
-	int i, err;
+	const struct flow_key *key = &work->pkt.tuple;
+	const struct flow *fwd = &work->fwd;
+	struct flow *reply = &work->reply;
 
-	if (!work)
-		return CREATED_FULL;
-	key = &work->pkt.tuple;
-	rkey = &work->rkey;
-	fwd = &work->fwd;
-	reply = &work->reply;
-	sport = fwd->sport;
 	__builtin_memset(reply, 0, sizeof(*reply));
 	reply->saddr = key->daddr;
 	reply->daddr = key->saddr;
 	reply->sport = key->dport;
 	reply->dport = key->sport;
-	reply->flags = FLOW_REPLY | (fwd->flags & FLOW_NODE);
+	reply->flags = fwd->flags & FLOW_NODE;
 	if (fwd->flags & FLOW_NAT_DST)
 		reply->flags |= FLOW_NAT_SRC;
 	if (fwd->flags & FLOW_NAT_SRC)
@@ -397,9 +449,92 @@ __noinline int flow_create(void)
 	reply->src_endpoint = fwd->dst_endpoint;
 	reply->dst_endpoint = fwd->src_endpoint;
 	reply->epoch = fwd->epoch;
-	reply->seen = fwd->seen;
+	reply_key(&work->rkey, fwd, key->proto);
+}
 
-	reply_key(rkey, fwd, key->proto);
+/*
+ * Makes the asking half of a translated flow again, when work->fwd is the answering one and the other was
+ * lost. Only so does the flow surely keep its backend and its source port. Who asks decides whether
+ * it may: the half is entered as stale.
+ */
+__noinline int flow_restore(void)
+{
+	struct scratch *work = scratch_here();
+
+	if (!work || !(work->fwd.flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+		return 0;
+	invert(work);
+	work->reply.epoch--;
+	work->reply.seen = work->fwd.seen;
+	return bpf_map_update_elem(&flows, &work->rkey, &work->reply, BPF_NOEXIST);
+}
+
+/* The source port that a flow of this hash tries in the i-th place. */
+static __always_inline __u16 port_try(__u32 hash, __u32 i)
+{
+	return PORT_FIRST + hash_words(&hash, 1, i + 2) % PORT_COUNT;
+}
+
+/* Gives the flow in the scratch another source port. */
+static __always_inline void port_take(struct scratch *work, __u16 port)
+{
+	work->fwd.sport = port;
+	work->fwd.flags |= FLOW_NAT_SRC;
+	work->reply.flags |= FLOW_NAT_DST;
+	work->rkey.dport = port;
+}
+
+/*
+ * Looks whether the flow, which does not begin with this packet, had another source port before its asking
+ * half was evicted: the one that it would have been given first.
+ */
+static __always_inline void port_again(struct scratch *work, __u32 hash)
+{
+	const struct flow *old;
+	__u16 own = work->rkey.dport;
+
+	if (opens(&work->pkt) || own != work->pkt.tuple.sport)
+		return;
+	work->rkey.dport = port_try(hash, 0);
+	old = bpf_map_lookup_elem(&flows, &work->rkey);
+	if (old && answers(old, &work->pkt.tuple))
+		port_take(work, work->rkey.dport);
+	else
+		work->rkey.dport = own;
+}
+
+/*
+ * Enters the flow whose first packet is work->pkt and which becomes what work->fwd says, both
+ * directions. The entry for answers goes in first and only if its key is free: that is what claims
+ * the tuple on the far side, also against another CPU. Changes work->fwd.sport where a living
+ * flow has the tuple, to ports that follow from the tuple: should both entries be evicted, the flow
+ * is given the same again.
+ */
+__noinline int flow_create(void)
+{
+	struct scratch *work = scratch_here();
+	struct flow *fwd, *reply, *old;
+	struct flow_key *key, *rkey;
+	__u32 hash;
+	__u16 sport;
+	int i, err;
+
+	if (!work)
+		return CREATED_FULL;
+	key = &work->pkt.tuple;
+	rkey = &work->rkey;
+	fwd = &work->fwd;
+	reply = &work->reply;
+	sport = fwd->sport;
+	hash = tuple_hash(key);
+	invert(work);
+	reply->flags |= FLOW_REPLY;
+	/* A connection that was there before its entries has been answered. */
+	if (is_stream(key->proto) && !opens(&work->pkt))
+		reply->seen = fwd->seen;
+	else
+		reply->seen = (fwd->seen - SECOND - 1) | SEEN_NONE;
+	port_again(work, hash);
 	for (i = 0; i < PORT_TRIES; i++) {
 		err = bpf_map_update_elem(&flows, rkey, reply, BPF_NOEXIST);
 		if (!err)
@@ -412,18 +547,16 @@ __noinline int flow_create(void)
 		if (answers(old, key)) {
 			/* Our own: the other half was lost, or is decided anew. */
 			reply->flags |= old->flags & (FLOW_FIN | FLOW_RST);
+			reply->seen = old->seen;
 			if (bpf_map_update_elem(&flows, rkey, reply, BPF_ANY))
 				return CREATED_FULL;
 			goto claimed;
 		}
-		if (!alive(old, key->proto, fwd->seen)) {
+		if (!alive(old, key->proto, fwd->seen, false)) {
 			bpf_map_delete_elem(&flows, rkey);
 			continue;
 		}
-		fwd->sport = PORT_FIRST + (bpf_get_prandom_u32() % PORT_COUNT);
-		fwd->flags |= FLOW_NAT_SRC;
-		reply->flags |= FLOW_NAT_DST;
-		rkey->dport = fwd->sport;
+		port_take(work, port_try(hash, i));
 	}
 	return CREATED_PORTS_SPENT;
 claimed:

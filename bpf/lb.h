@@ -123,6 +123,12 @@ static __always_inline __u32 hash_next(const struct found *svc, __u32 hash)
 	}
 }
 
+/* Whether a backend serves those that it has, if no new ones. */
+static __always_inline bool backend_keeps(const struct backend *be)
+{
+	return be->state == BACKEND_ACTIVE || be->state == BACKEND_DRAINING;
+}
+
 /*
  * Chooses a backend of the service: the slot that hash, evenly spread over 32 bits, falls on. Returns
  * the backend and its id, or NULL when the service has none.

@@ -51,6 +51,12 @@
 #define UDP_HLEN  8
 #define SCTP_HLEN 12
 
+/* Types of SCTP chunks (RFC 9260, 3.2). */
+#define SCTP_INIT_ACK	       2
+#define SCTP_ABORT	       6
+#define SCTP_SHUTDOWN_ACK      8
+#define SCTP_SHUTDOWN_COMPLETE 14
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -84,7 +90,7 @@ struct packet {
 	__u16 l4;	/* offset of the transport header from the frame's start */
 	__u8 v6;	/* 1: IPv6 */
 	__u8 fragment;	/* enum fragment */
-	__u8 tcp_flags; /* TCP_FIN ...; SCTP, echo: TCP_SYN when it begins an association, asks */
+	__u8 tcp_flags; /* TCP_FIN ...; of SCTP see sctp_flags; TCP_SYN of what asks for an echo */
 	__u8 icmp_type;
 	__u16 l4_len;	/* bytes from l4 to the end that the IP header gives; at most 65535 */
 	__u8 direction; /* enum direction: EGRESS at from_pod, INGRESS at to_pod */
@@ -192,6 +198,24 @@ static __noinline int skip_extensions(struct __sk_buff *skb, struct packet *pkt,
 	return -2;
 }
 
+/*
+ * What the first chunk of an SCTP packet is to its association, in TCP's words. None of these is bundled
+ * behind another, but for an ABORT behind control chunks (RFC 9260, 3.3.7 and 6.10).
+ */
+static __always_inline __u8 sctp_flags(__u8 chunk)
+{
+	switch (chunk) {
+	case SCTP_INIT_ACK:
+		return TCP_SYN | TCP_ACK;
+	case SCTP_ABORT:
+		return TCP_RST;
+	case SCTP_SHUTDOWN_ACK:
+	case SCTP_SHUTDOWN_COMPLETE:
+		return TCP_FIN;
+	}
+	return 0;
+}
+
 /* Reads what the transport header at pkt->l4 says. */
 static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -238,6 +262,8 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 		/* Only an INIT has verification tag 0 (RFC 9260, 8.5.1). */
 		if (!((__be32 *)ports)[1])
 			pkt->tcp_flags = TCP_SYN;
+		else if ((void *)ports + SCTP_HLEN < end && pkt->l4_len > SCTP_HLEN)
+			pkt->tcp_flags = sctp_flags(*((__u8 *)ports + SCTP_HLEN));
 	}
 	return PARSED_TRANSPORT;
 }

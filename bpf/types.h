@@ -45,8 +45,8 @@ struct service {
 };
 
 enum backend_state {
-	BACKEND_FREE = 0,   /* unused, or gone and resting before its id is used again */
-	BACKEND_ACTIVE = 1, /* may be chosen */
+	BACKEND_FREE = 0,     /* unused, or gone and resting before its id is used again */
+	BACKEND_ACTIVE = 1,   /* may be chosen */
 	BACKEND_DRAINING = 2, /* in no run: keeps the flows and sockets that it has */
 };
 
@@ -61,15 +61,16 @@ struct backend {
 	__u8 state;    /* enum backend_state */
 	__u32 epoch;   /* raised when what was decided from this entry no longer holds */
 	__u32 service; /* id of the service (port) that the backend serves */
-	__u32 used;    /* 1: a socket hook chose it since the entry was filled; see the sweep of sockets */
+	__u32 used; /* 1: a socket hook chose it since the entry was filled; see the sweep of sockets */
 };
 
 /* affinity: whose flows stay with a backend. */
 struct affinity_key {
-	struct addr client; /* address; with NETNS the cookie of the network namespace, its bytes as in
+	struct addr
+		client; /* address; with NETNS the cookie of the network namespace, its bytes as in
 			       memory, and then 0 */
-	__u32 service;	    /* services' id */
-	__u8 kind;	    /* enum affinity_kind */
+	__u32 service;	/* services' id */
+	__u8 kind;	/* enum affinity_kind */
 	__u8 pad[3];
 };
 
@@ -89,7 +90,8 @@ struct affinity {
  * datagrams of its unconnected sockets, and what its sockets send from ports that they are bound to,
  * are left to from_pod, which tells two VIPs of one backend apart.
  */
-struct namespace {
+struct namespace
+{
 	__u32 endpoint; /* id of the container; see endpoints */
 };
 
@@ -279,8 +281,8 @@ enum flow_flags {
 	FLOW_NAT_SRC = 1 << 0, /* saddr or sport differ from the key's */
 	FLOW_NAT_DST = 1 << 1, /* daddr or dport differ from the key's */
 	FLOW_REPLY = 1 << 2,   /* this entry is for the answering direction */
-	FLOW_FIN = 1 << 3,     /* a FIN went this way */
-	FLOW_RST = 1 << 4,     /* a RST went this way */
+	FLOW_FIN = 1 << 3,     /* a FIN, SHUTDOWN ACK or SHUTDOWN COMPLETE went this way */
+	FLOW_RST = 1 << 4,     /* a RST or ABORT went this way */
 	FLOW_NODE = 1 << 5,    /* the node's own stack began the flow: no policy is asked */
 };
 
@@ -308,7 +310,11 @@ struct flow {
 	 * only ever rises, so the sums are equal exactly when none has.
 	 */
 	__u32 epoch;
-	__u64 seen; /* bpf_ktime_get(_coarse)_ns of a recent packet, at most a second stale */
+	/*
+	 * bpf_ktime_get(_coarse)_ns of a recent packet this way, at most a second stale; even. In the
+	 * answering half odd: none came yet, and this is a second before the first that asked.
+	 */
+	__u64 seen;
 };
 
 /* sock_origin, sock_choices: one peer of one socket. */

@@ -260,7 +260,7 @@ func (r *rig) line(key sockFlowKey, f sockFlow) string {
 	if f.Backend != 0 {
 		fmt.Fprintf(&b, " be%d", f.Backend%10)
 	}
-	ends := []string{"-", "A", "B", "C"}
+	ends := []string{"-", "A", "B", "C", "D"} // D has another's address
 	fmt.Fprintf(&b, " [%s %s]", ends[f.SrcEndpoint], ends[f.DstEndpoint])
 	if r.epoch(f) != f.Epoch {
 		b.WriteString(" stale")

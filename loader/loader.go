@@ -80,7 +80,7 @@ func (l *Loader) build() error {
 	if err := makeDir(l.o.BPFFS); err != nil {
 		return err
 	}
-	cfg, err := probeConfig()
+	cfg, err := probeConfig(l.o.Lifetimes)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type Options struct {
 	SocketTranslation bool
 	// Sizes of the maps. A field that is 0 has its default.
 	Sizes Sizes
+	// Lifetimes of flows. A field that is 0 has its default.
+	Lifetimes Lifetimes
 	// Attach says how programs are attached to interfaces.
 	Attach AttachMode
 	// Node is this node's name in the registry.
@@ -80,6 +82,9 @@ func (o Options) withDefaults() (_ Options, err error) {
 		return o, errors.New("socket translation needs a cgroup2 directory")
 	}
 	if o.Sizes, err = o.Sizes.withDefaults(); err != nil {
+		return o, err
+	}
+	if o.Lifetimes, err = o.Lifetimes.withDefaults(); err != nil {
 		return o, err
 	}
 	switch o.Attach {

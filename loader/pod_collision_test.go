@@ -178,12 +178,12 @@ func deadCollisions(proto uint8) []fixture {
 			steps: []step{
 				toVIP,
 				at("B>", back.with(flagRST)).redirects(back.with(flagRST).as("V:80", "A:1234").to("A")),
-				toVIP,
+				toVIP, // decided anew: the RST has freed it from its backend
 				at("B>", back.with(flagSYN|flagACK)).
 					redirects(back.with(flagSYN|flagACK).as("V:80", "A:1234").to("A")),
 				at("A>", direct).redirects(direct.as("A:P", "B:7000").to("B")),
 			},
-			counters: counters{FlowsCreated: 2, PortsRewritten: 1},
+			counters: counters{FlowsCreated: 2, FlowsRenewed: 1, PortsRewritten: 1},
 			flows: lines(proto,
 				"A:1234>V:80 = A:1234>B:7000 A->B dst svc1 be1 [A B]",
 				"B:7000>A:1234 = V:80>A:1234 B->A src reply svc1 be1 [B A]",

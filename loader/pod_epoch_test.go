@@ -43,30 +43,6 @@ func backendEpochs(proto uint8) []fixture {
 		"A:1234>V:80 = A:1234>C:7000 A->C dst svc1 be6 [A C]",
 		"C:7000>A:1234 = V:80>A:1234 C->A src reply svc1 be6 [C A]")
 	x := []fixture{{
-		name: "container of the backend gone",
-		steps: []step{begin, leaveB(proto), do(func(r *rig) {
-			r.remove("endpoints", toAddress(r.f.addr("B")))
-			r.raise(2)
-		}), toC},
-		counters: counters{FlowsCreated: 1, FlowsRenewed: 1},
-		flows:    onC,
-		stats:    map[uint32]serviceStats{1: {Connections: 2, Packets: 2}},
-	}, {
-		name: "service without backends now",
-		steps: []step{begin, do(func(r *rig) {
-			r.service("V:80", proto, 1)
-			r.freeBackend(1, proto)
-			r.remove("endpoints", toAddress(r.f.addr("B")))
-			r.raise(2)
-		}), do(func(r *rig) {
-			if v, _ := r.run("A>", next.bytes(r.f)); v != redirect {
-				r.t.Errorf("verdict %v", v)
-			}
-		})},
-		counters: counters{FlowsCreated: 1, Refused: 1},
-		flows:    lines(proto, "A:1234>V:80 = A:1234>B:7000 A->B dst svc1 be1 [A B] stale"),
-		stats:    map[uint32]serviceStats{1: {Connections: 1, Refused: 1, Packets: 1}},
-	}, {
 		name:     "another backend's end is nobody else's business",
 		steps:    []step{begin, do(func(r *rig) { r.freeBackend(6, proto) }), toB},
 		counters: counters{FlowsCreated: 1},
@@ -110,14 +86,6 @@ func backendEpochs(proto uint8) []fixture {
 		steps:    []step{begin, leaveB(proto), reply, toB, reply, toB},
 		counters: counters{FlowsCreated: 1, FlowsRenewed: 2},
 		flows:    onB,
-	}, fixture{
-		name: "backend gone, then its container",
-		steps: []step{begin, leaveB(proto), toB, do(func(r *rig) {
-			r.remove("endpoints", toAddress(r.f.addr("B")))
-			r.raise(2)
-		}), toC},
-		counters: counters{FlowsCreated: 1, FlowsRenewed: 2},
-		flows:    onC,
 	}, fixture{
 		name: "backend gone: a new connection from the same port goes elsewhere",
 		steps: []step{begin, leaveB(proto),
@@ -282,7 +250,7 @@ func idleFlows() []fixture {
 		flows:    on("B", "1"),
 	}, {
 		name:     "only the client was silent",
-		steps:    []step{begin, preferC, age("A:1234", "V:80", 1000), begin},
+		steps:    []step{begin, reply, preferC, age("A:1234", "V:80", 1000), begin},
 		counters: counters{FlowsCreated: 1},
 		flows:    on("B", "1"),
 	}, {

@@ -168,6 +168,10 @@ func TestIdleAnswer(t *testing.T) {
 		for _, proto := range []uint8{protoUDP, 47} {
 			ab := request(f, proto, "A:1234", "B:7000")
 			back := response(f, ab)
+			life := uint64(DefaultLifetimes().Other.Seconds())
+			if proto == protoUDP {
+				life = uint64(DefaultLifetimes().UDPAnswered.Seconds())
+			}
 			idle := func(seconds uint64) step {
 				return do(func(r *rig) {
 					var key sockFlowKey
@@ -186,7 +190,7 @@ func TestIdleAnswer(t *testing.T) {
 			}
 			r.runFixtures(t, []fixture{{
 				name: f.name + " " + protoName(proto), counters: counters{FlowsCreated: 1, DropEgress: 1},
-				steps: []step{rule("B", egress, rulesetOf(deny)), goes(ab), goes(back), idle(119), goes(back), idle(121),
+				steps: []step{rule("B", egress, rulesetOf(deny)), goes(ab), goes(back), idle(life - 1), goes(back), idle(life + 1),
 					dropped(back)},
 			}})
 		}

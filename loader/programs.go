@@ -50,8 +50,9 @@ func (p *programs) all() map[string]*ebpf.Program {
 }
 
 // probeConfig finds out what the kernel can do and fills in the programs' config.
-func probeConfig() (config, error) {
+func probeConfig(l Lifetimes) (config, error) {
 	var c config
+	l.tell(&c)
 	c.GatewayV4.Bytes = netip.MustParseAddr(gatewayV4).As16()
 	c.GatewayV6.Bytes = netip.MustParseAddr(gatewayV6).As16()
 	c.HairpinV6.Bytes = netip.MustParseAddr(hairpinV6).As16()

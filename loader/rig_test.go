@@ -63,6 +63,7 @@ type rig struct {
 // rigOptions change how the programs are loaded. The zero value will do.
 type rigOptions struct {
 	coarseClock bool
+	lifetimes   Lifetimes // a field that is 0 has its default
 	flows       func(*ebpf.MapSpec)
 	edit        func(*ebpf.CollectionSpec)
 }
@@ -70,6 +71,7 @@ type rigOptions struct {
 // podConfig is the configuration that the fixtures expect.
 func podConfig(coarse bool) config {
 	c := config{GatewayMac: mac("G"), SetRetval: 1}
+	DefaultLifetimes().tell(&c)
 	c.GatewayV4.Bytes = families()[0].addr("G").As16()
 	c.GatewayV6.Bytes = families()[1].addr("G").As16()
 	c.HairpinV6.Bytes = families()[1].addr("H").As16()
@@ -136,7 +138,13 @@ func newRig(t testing.TB, f family, o rigOptions) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unpinned(t, spec, podConfig(o.coarseClock))
+	cfg := podConfig(o.coarseClock)
+	l, err := o.lifetimes.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.tell(&cfg)
+	unpinned(t, spec, cfg)
 	if o.flows != nil {
 		o.flows(spec.Maps["flows"])
 	}

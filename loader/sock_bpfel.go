@@ -61,6 +61,20 @@ type sockConfig struct {
 	GatewayMac  [6]uint8
 	SetRetval   uint8
 	CoarseClock uint8
+	Lifetimes   struct {
+		_               structs.HostLayout
+		TcpOpening      uint64
+		TcpEstablished  uint64
+		TcpClosing      uint64
+		TcpTimeWait     uint64
+		TcpReset        uint64
+		UdpUnanswered   uint64
+		UdpAnswered     uint64
+		SctpOpening     uint64
+		SctpEstablished uint64
+		SctpClosing     uint64
+		Other           uint64
+	}
 }
 
 type sockCounters struct {

@@ -147,6 +147,7 @@ func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
 		Cgroup:            cgroup,
 		SocketTranslation: c.Datapath.SocketTranslation,
 		Sizes:             loader.DefaultSizes().Scale(c.Datapath.MapScale),
+		Lifetimes:         c.Flows,
 		Node:              c.Node.Name,
 		Algorithm:         c.Services.Algorithm,
 		MaglevTableSize:   uint32(c.Services.MaglevTableSize),

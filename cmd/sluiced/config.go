@@ -40,6 +40,7 @@ type Config struct {
 		Algorithm       registry.Algorithm // of services that name none
 		MaglevTableSize int                // slots; a prime, see loader.MaglevTableSizes
 	}
+	Flows    loader.Lifetimes // how long flows may be silent
 	Datapath struct {
 		SocketTranslation bool    // translate at connect and sendmsg; off: only packets are
 		MapScale          float64 // multiplies the default size of every BPF map
@@ -83,6 +84,7 @@ func defaults() *Config {
 	c.Services.NodePorts = etcd.DefaultNodePorts()
 	c.Services.Algorithm = registry.AlgorithmRandom
 	c.Services.MaglevTableSize = loader.DefaultMaglevTableSize
+	c.Flows = loader.DefaultLifetimes()
 	c.Datapath.SocketTranslation = true
 	c.Datapath.MapScale = 1
 	c.Datapath.Attach = attachAuto
@@ -166,6 +168,25 @@ func (c *Config) schema(d *document) decoder {
 			"nodePorts":       value(d, &c.Services.NodePorts, etcd.ParsePortRange),
 			"algorithm":       d.text((*string)(&c.Services.Algorithm)),
 			"maglevTableSize": d.integer(&c.Services.MaglevTableSize),
+		}),
+		"flows": d.object(keys{
+			"tcp": d.object(keys{
+				"opening":     d.lifetime(&c.Flows.TCPOpening),
+				"established": d.lifetime(&c.Flows.TCPEstablished),
+				"closing":     d.lifetime(&c.Flows.TCPClosing),
+				"timeWait":    d.lifetime(&c.Flows.TCPTimeWait),
+				"reset":       d.lifetimeOrNone(&c.Flows.TCPReset),
+			}),
+			"udp": d.object(keys{
+				"unanswered": d.lifetime(&c.Flows.UDPUnanswered),
+				"answered":   d.lifetime(&c.Flows.UDPAnswered),
+			}),
+			"sctp": d.object(keys{
+				"opening":     d.lifetime(&c.Flows.SCTPOpening),
+				"established": d.lifetime(&c.Flows.SCTPEstablished),
+				"closing":     d.lifetime(&c.Flows.SCTPClosing),
+			}),
+			"other": d.lifetime(&c.Flows.Other),
 		}),
 		"datapath": d.object(keys{
 			"socketTranslation": d.boolean(&c.Datapath.SocketTranslation),

@@ -7,7 +7,9 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sluice-net/sluice/loader"
 	"github.com/sluice-net/sluice/registry/etcd"
 )
 
@@ -54,6 +56,11 @@ paths:      {state: /s/, run: /r, bpffs: /sys/fs/bpf/b, cgroup: /c}
 registry:   {embedded: {}}
 containers: {cidrs: [10.1.0.0/24], mtu: 1400}
 services:   {cidrs: ["fd00::/112"], nodePorts: 20000-20099, algorithm: maglev, maglevTableSize: 65521}
+flows:
+  tcp:  {opening: 1m, established: 1h, closing: 2m, timeWait: 30s, reset: 10s}
+  udp:  {unanswered: 30s, answered: 3m}
+  sctp: {opening: 3s, established: 210s, closing: 4s}
+  other: 720h
 datapath:   {socketTranslation: false, mapScale: 2, attach: tcx}
 policy:     {audit: true}
 events:     {rate: 50, sample: 7}
@@ -71,6 +78,13 @@ metrics:    {listen: "[::1]:1"}
 	want.Services.CIDRs = prefixes("fd00::/112")
 	want.Services.NodePorts = etcd.PortRange{First: 20000, Last: 20099}
 	want.Services.Algorithm, want.Services.MaglevTableSize = "maglev", 65521
+	want.Flows = loader.Lifetimes{
+		TCPOpening: time.Minute, TCPEstablished: time.Hour, TCPClosing: 2 * time.Minute,
+		TCPTimeWait: 30 * time.Second, TCPReset: 10 * time.Second,
+		UDPUnanswered: 30 * time.Second, UDPAnswered: 3 * time.Minute,
+		SCTPOpening: 3 * time.Second, SCTPEstablished: 210 * time.Second, SCTPClosing: 4 * time.Second,
+		Other: 30 * 24 * time.Hour,
+	}
 	want.Datapath.MapScale, want.Datapath.Attach = 2, "tcx"
 	want.Policy.Audit = true
 	want.Events.Rate, want.Events.Sample = 50, 7

@@ -10,8 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/sluice-net/sluice/loader"
 )
 
 // document reads one YAML file strictly and remembers on which line each key stood, so that an
@@ -208,6 +211,34 @@ func (d *document) number(dst *float64) decoder {
 		if d.is(n, path, "a number", yaml.ScalarNode, "!!int", "!!float") {
 			d.scalar(n, path, dst)
 		}
+	}
+}
+
+// lifetime reads how long a flow may be silent.
+func (d *document) lifetime(dst *time.Duration) decoder {
+	return func(n *yaml.Node, path string) { d.duration(n, path, dst, false) }
+}
+
+// lifetimeOrNone is the same where 0 stands for none.
+func (d *document) lifetimeOrNone(dst *time.Duration) decoder {
+	return func(n *yaml.Node, path string) { d.duration(n, path, dst, true) }
+}
+
+func (d *document) duration(n *yaml.Node, path string, dst *time.Duration, none bool) {
+	const want = "a duration such as 90s or 2h4m"
+	if !d.is(n, path, want, yaml.ScalarNode, "!!str", "!!int") {
+		return
+	}
+	v, err := time.ParseDuration(n.Value)
+	switch {
+	case err != nil:
+		d.fail(path, "%s: want %s", describe(n), want)
+	case none && v == 0, v >= loader.MinLifetime && v <= loader.MaxLifetime:
+		*dst = v
+	case none:
+		d.fail(path, "%s: want 0, or %v to %v", n.Value, loader.MinLifetime, loader.MaxLifetime)
+	default:
+		d.fail(path, "%s: want %v to %v", n.Value, loader.MinLifetime, loader.MaxLifetime)
 	}
 }
 
