@@ -90,15 +90,8 @@ type churn struct {
 	batches int // each in the maps before the next
 }
 
-type backendState string
-
-// What a slice says of a backend. An absent one is not in it.
-const (
-	ready    backendState = "ready: true, serving: true, terminating: false"
-	draining backendState = "ready: false, serving: true, terminating: true"
-	unready  backendState = "ready: false, serving: false, terminating: false"
-	absent   backendState = ""
-)
+// absent is the state of a backend that its slice does not list.
+const absent backendState = ""
 
 // wire makes the containers, and returns the client.
 func (c *churn) wire(t *testing.T) *nstest.Container {

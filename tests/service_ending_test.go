@@ -48,7 +48,7 @@ var endingRows = []row{
 		held.stay()
 		s.each(func(w way) { s.spread(w, s.vip(w, "web"), "a") })
 	}},
-	{awaits: "flows", says: "a backend of weight 0 keeps its connections and takes no new ones", show: func(s *scene) {
+	{says: "a backend of weight 0 keeps its connections and takes no new ones", show: func(s *scene) {
 		x := s.container("x", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.container("y", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.must(s.apply(s.service("web", "selector: {app: x}")))

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"testing"
 
 	"golang.org/x/sys/unix"
 
@@ -183,20 +182,4 @@ var wordRows = []row{
 			}
 		}
 	}},
-}
-
-// TestDocuments: what the rows' shorthands stand for.
-func TestDocuments(t *testing.T) {
-	s := &scene{T: t, stage: &stage{}, namespace: "shop", own: map[string]*nstest.Container{
-		"a": {V4: netip.MustParseAddr("10.0.0.1"), V6: netip.MustParseAddr("fd00::1")},
-	}}
-	got := s.slices("web", "a draining node=n2 zone=z2")
-	for _, want := range []string{
-		`endpoints: [{addresses: ["10.0.0.1"], conditions: {ready: false, serving: true, terminating: true}, nodeName: n2, zone: z2}]`,
-		`name: web-ipv6, namespace: shop`,
-	} {
-		if !strings.Contains(got, want) {
-			t.Errorf("slices lack %s:\n%s", want, got)
-		}
-	}
 }

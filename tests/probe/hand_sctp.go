@@ -53,6 +53,9 @@ func (s *association) connect(a report.Act) (err error) {
 	if s.conn, err = net.DialIP(network, nil, &net.IPAddr{IP: a.To.Addr().AsSlice()}); err != nil {
 		return err
 	}
+	if err := s.hearErrors(); err != nil {
+		return err
+	}
 	ack, err := s.exchange(a.Patience, sctpInit, sctpInitBody(s.tag, ""), sctpInitAck)
 	if err != nil {
 		return err
@@ -95,7 +98,45 @@ func (s *association) send(kind byte, body []byte) error {
 		m.vtag = 0
 	}
 	_, err := s.conn.Write(m.packet())
+	if err != nil && !s.concerned() {
+		_, err = s.conn.Write(m.packet())
+	}
 	return err
+}
+
+// hearErrors has the kernel keep the packets that ICMP errors are about: it tells of them whatever raw socket
+// has the same peer.
+func (s *association) hearErrors() error {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_RECVERR
+	if s.to.Addr().Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+	}
+	controlled := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) })
+	return errors.Join(controlled, os.NewSyscallError("setsockopt", err))
+}
+
+// concerned tells whether one of the errors so far is about a packet of the association.
+func (s *association) concerned() bool {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	ours := false
+	raw.Control(func(fd uintptr) {
+		packet, control := make([]byte, 512), make([]byte, 512)
+		for {
+			n, _, _, _, err := unix.Recvmsg(int(fd), packet, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+			if err != nil {
+				return
+			}
+			ours = ours || n >= 2 && binary.BigEndian.Uint16(packet) == s.port
+		}
+	})
+	return ours
 }
 
 func (s *association) await(patience time.Duration, want byte) (m sctpMessage, err error) {
@@ -108,6 +149,8 @@ func (s *association) await(patience time.Duration, want byte) (m sctpMessage, e
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return m, unix.EAGAIN
+		case err != nil && !s.concerned():
+			continue
 		case err != nil:
 			return m, err
 		}
