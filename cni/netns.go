@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -87,4 +88,23 @@ func (n *netns) do(f func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// netnsCookie returns the cookie of the calling thread's network namespace: a number that no other
+// namespace has until the next boot. Linux before 5.14 tells none (net/core/sock.c,
+// SO_NETNS_COOKIE): it is 0.
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket in the container: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read cookie of the container's network namespace: %w", err)
+	}
+	return cookie, nil
 }

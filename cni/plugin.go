@@ -68,10 +68,14 @@ func (p *Plugin) add(args *skel.CmdArgs) (err error) {
 		return err
 	}
 	created = true
-	if err := p.step("configure", func() error { return configure(ns, args.IfName, reply.Addresses) }); err != nil {
+	commit := CommitRequest{AttachmentID: request.AttachmentID, Reservation: reply.Reservation}
+	err = p.step("configure", func() error {
+		commit.NetnsCookie, err = configure(ns, args.IfName, reply.Addresses)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	commit := CommitRequest{AttachmentID: request.AttachmentID, Reservation: reply.Reservation}
 	if err := p.step("attach", func() error { return client.Attach(ctx, commit) }); err != nil {
 		return err
 	}

@@ -94,6 +94,8 @@ type AddReply struct {
 type CommitRequest struct {
 	AttachmentID
 	Reservation string `json:"reservation"`
+	// NetnsCookie is the kernel's number of the container's network namespace; 0: it tells none.
+	NetnsCookie uint64 `json:"netnsCookie,omitempty"`
 }
 
 // DelRequest asks the agent to remove an interface and all that belongs to it. What is not there

@@ -86,9 +86,13 @@ func removeVeth(hostInterface string) error {
 	return nil
 }
 
-// configure brings the container's side up with its addresses, neighbours and routes.
-func configure(ns *netns, ifName string, addrs []netip.Addr) error {
-	return ns.do(func() error {
+// configure brings the container's side up with its addresses, neighbours and routes. It returns the
+// namespace's cookie, which only who is in the namespace can ask for.
+func configure(ns *netns, ifName string, addrs []netip.Addr) (cookie uint64, err error) {
+	err = ns.do(func() error {
+		if cookie, err = netnsCookie(); err != nil {
+			return err
+		}
 		for _, a := range addrs {
 			if a.Is6() {
 				if err := quietIPv6(ifName); err != nil {
@@ -115,6 +119,7 @@ func configure(ns *netns, ifName string, addrs []netip.Addr) error {
 		}
 		return nil
 	})
+	return cookie, err
 }
 
 // awaitReady waits for two things that the kernel does some time after it was asked, before which

@@ -30,7 +30,7 @@ func (l *Loader) Attach(i Interface) (err error) {
 			return
 		}
 		if known == nil {
-			err = errors.Join(err, l.hooks.detach(i.Name, i.Index))
+			err = errors.Join(err, l.endpoints.remove(i.Name), l.hooks.detach(i.Name, i.Index))
 			l.isolation.detach(i)
 		} else {
 			l.isolation.reattach(known.Interface, i, was)
@@ -43,6 +43,13 @@ func (l *Loader) Attach(i Interface) (err error) {
 		return err
 	}
 	if err := l.endpoints.put(i); err != nil {
+		return err
+	}
+	// Last: from here on socket programs leave to from_pod what it alone can tell apart.
+	if err := l.namespaces.put(i.Name, i.NetnsCookie, l.endpoints.byName[i.Name].id); err != nil {
+		if known != nil {
+			err = errors.Join(err, l.endpoints.put(known.Interface))
+		}
 		return err
 	}
 	l.isolation.attached(i)
@@ -61,6 +68,10 @@ func (l *Loader) DetachInterface(name string) error {
 	if w != nil {
 		index = w.Index
 	}
+	// First of all: nothing is left to programs that are about to go.
+	if err := l.namespaces.remove(name); err != nil {
+		return fmt.Errorf("detach %s: %w", name, err)
+	}
 	// Entries go first: a container whose programs went first could send what it likes.
 	if err := l.endpoints.remove(name); err != nil {
 		return fmt.Errorf("detach %s: %w", name, err)
@@ -78,7 +89,11 @@ func (l *Loader) DetachInterface(name string) error {
 func (l *Loader) Interfaces() []Interface {
 	l.wireMu.Lock()
 	defer l.wireMu.Unlock()
-	return l.endpoints.list()
+	list := l.endpoints.list()
+	for i := range list {
+		list[i].NetnsCookie = l.namespaces.byName[list[i].Name]
+	}
+	return list
 }
 
 // VerifyInterface returns nil when programs and maps are as Attach left them for the interface.
@@ -93,6 +108,9 @@ func (l *Loader) VerifyInterface(i Interface) error {
 		return errClosed
 	}
 	if err := l.endpoints.verify(i); err != nil {
+		return fmt.Errorf("verify %s: %w", i.Name, err)
+	}
+	if err := l.namespaces.verify(i.Name, i.NetnsCookie); err != nil {
 		return fmt.Errorf("verify %s: %w", i.Name, err)
 	}
 	if err := l.hooks.verify(i.Name, i.Index, l.programs); err != nil {

@@ -45,8 +45,8 @@ func (l *Loader) Check() ([]Difference, error) {
 	}
 	var d differences
 	for _, check := range []func(*differences) error{
-		l.checkServices, l.checkBackends, l.checkEndpoints, l.checkIsolation, l.checkInterfaces,
-		l.checkCgroup, l.checkPins,
+		l.checkServices, l.checkBackends, l.checkEndpoints, l.checkNamespaces, l.checkIsolation,
+		l.checkInterfaces, l.checkCgroup, l.checkPins,
 	} {
 		if err := check(&d); err != nil {
 			return nil, fmt.Errorf("check: %w", err)

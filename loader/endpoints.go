@@ -19,6 +19,10 @@ type Interface struct {
 	Index int              // of the host side
 	MAC   net.HardwareAddr // of the container's side
 	Addrs []netip.Addr     // of the container
+	// NetnsCookie is the kernel's number of the container's network namespace (SO_NETNS_COOKIE); 0:
+	// unknown. All that its sockets send to a VIP must leave it by this interface: the programs there
+	// tell apart what the socket programs cannot.
+	NetnsCookie uint64
 	// Endpoint is the container as the registry knows it or will: its policies hold from the first
 	// packet on. The zero value: a container that nothing is known of.
 	Endpoint registry.Endpoint

@@ -31,12 +31,13 @@ type Loader struct {
 	fills    map[string]cacheFill // of the maps that are caches
 	closed   bool                 // guarded by both mutexes: held to write, either to read
 
-	wireMu    sync.Mutex // guards what follows; taken after mu
-	endpoints *endpointTable
-	epochs    *memory
-	isolation *isolation
-	policy    *kernelIsolation // what isolation writes to
-	settings  *memory
+	wireMu     sync.Mutex // guards what follows; taken after mu
+	endpoints  *endpointTable
+	namespaces *namespaceTable
+	epochs     *memory
+	isolation  *isolation
+	policy     *kernelIsolation // what isolation writes to
+	settings   *memory
 }
 
 // Open loads the programs and attaches them, or takes over what a predecessor left under the same

@@ -210,7 +210,9 @@ func (l *Loader) entries(name string, m *ebpf.Map) (uint64, error) {
 	case sockMapEvents:
 		return ringFill(m)
 	case sockMapNamespaces:
-		return 0, nil // none is known yet
+		l.wireMu.Lock()
+		defer l.wireMu.Unlock()
+		return uint64(len(l.namespaces.users)), nil
 	}
 	if n, known := l.isolationEntries(name); known {
 		return n, nil

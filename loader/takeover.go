@@ -79,6 +79,9 @@ func (l *Loader) restoreEndpoints() error {
 	for _, d := range dropped {
 		l.o.Logger.Warn("pinned endpoint was removed", "error", d)
 	}
+	if err := l.restoreNamespaces(); err != nil {
+		return err
+	}
 	return l.restoreIsolation(tags)
 }
 

@@ -39,6 +39,7 @@ type Attachment struct {
 	ContainerID   string                  `json:"containerID"`
 	IfName        string                  `json:"ifname"`
 	Netns         string                  `json:"netns"`
+	NetnsCookie   uint64                  `json:"netnsCookie,omitempty"` // 0: unknown
 	Network       string                  `json:"network"`
 	HostInterface string                  `json:"hostInterface"`
 	MAC           string                  `json:"mac"` // of the container's side

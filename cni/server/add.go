@@ -192,6 +192,9 @@ func (s *Server) reserved(ctx context.Context, name string, r cni.CommitRequest,
 		return types.NewError(types.ErrUnknownContainer,
 			fmt.Sprintf("%s %s: the reservation is gone: a DEL or another ADD came between", name, r.AttachmentID), "")
 	}
+	if r.NetnsCookie != 0 { // an older plugin knows none
+		a.NetnsCookie = r.NetnsCookie
+	}
 	index, err := hostIndex(host)
 	if err != nil {
 		return err

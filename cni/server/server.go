@@ -26,6 +26,8 @@ type Interface struct {
 	Index int              // of the host side
 	MAC   net.HardwareAddr // of the container's side
 	Addrs []netip.Addr     // of the container
+	// NetnsCookie is the kernel's number of the container's network namespace; 0: unknown.
+	NetnsCookie uint64
 	// Endpoint is the container as the registry knows it or will: its policies hold from the first
 	// packet on.
 	Endpoint registry.Endpoint
@@ -219,6 +221,20 @@ func (s *Server) forget(host string) error {
 	return nil
 }
 
+// Namespaces returns the paths of the network namespaces of wired containers, as the runtime named
+// them. Some may be gone.
+func (s *Server) Namespaces() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var paths []string
+	for _, a := range s.attachments {
+		if a.Netns != "" { // restored from what the kernel holds
+			paths = append(paths, a.Netns)
+		}
+	}
+	return paths
+}
+
 // hosts returns the host interfaces of all records.
 func (s *Server) hosts() []string {
 	s.mu.Lock()
@@ -278,7 +294,8 @@ func (s *Server) dataplaneInterface(a ipam.Attachment, index int) (Interface, er
 		return Interface{}, fmt.Errorf("record of %s: %w", a.HostInterface, err)
 	}
 	return Interface{
-		Name: a.HostInterface, Index: index, MAC: mac, Addrs: a.Addresses, Endpoint: s.endpoint(a),
+		Name: a.HostInterface, Index: index, MAC: mac, Addrs: a.Addresses,
+		NetnsCookie: a.NetnsCookie, Endpoint: s.endpoint(a),
 	}, nil
 }
 

@@ -91,7 +91,7 @@ func restored(boot string, i Interface, mtu int, e registry.Endpoint) ipam.Attac
 		Boot: boot, State: ipam.Committed, Reservation: "restored", ReservedAt: time.Now(),
 		ContainerID: e.ContainerID, IfName: e.Interface, Network: e.Network,
 		HostInterface: i.Name, MAC: net.HardwareAddr(i.MAC).String(), MTU: mtu,
-		Addresses: sorted(i.Addrs), Name: e.Name, Labels: e.Labels, Ports: e.Ports,
+		NetnsCookie: i.NetnsCookie, Addresses: sorted(i.Addrs), Name: e.Name, Labels: e.Labels, Ports: e.Ports,
 	}
 }
 
