@@ -129,6 +129,22 @@ static __always_inline bool backend_keeps(const struct backend *be)
 	return be->state == BACKEND_ACTIVE || be->state == BACKEND_DRAINING;
 }
 
+static __always_inline bool has_backends(const struct found *svc)
+{
+	return svc->run >> 32 != 0;
+}
+
+/*
+ * Says that sockets may be connected to the backend: when it goes, the loader looks for them. The
+ * loader reads this after it has made the entry free and waited for every program that may have seen
+ * it in service. Written once: what many CPUs read is not to be written by each of them.
+ */
+static __always_inline void mark_used(const struct backend *be)
+{
+	if (!be->used)
+		*(volatile __u32 *)&be->used = 1;
+}
+
 /*
  * Chooses a backend of the service: the slot that hash, evenly spread over 32 bits, falls on. Returns
  * the backend and its id, or NULL when the service has none.

@@ -4,6 +4,11 @@
  * of one that is not. The application goes on seeing the VIP as its peer, and no packet pays
  * anything later.
  *
+ * A hook cannot tell two VIPs of one backend apart where the source port does not: what came back from
+ * the backend would be from either. In the namespaces of containers (see map namespaces) that is left
+ * to from_pod, which gives one of the flows another source port. Elsewhere the VIP that was asked last
+ * is shown as the sender.
+ *
  * IPv6 sockets bring IPv4 peers as ::ffff:a.b.c.d, which is how all maps spell them.
  */
 #include <stdbool.h>
@@ -151,6 +156,41 @@ static __always_inline void forget(struct bpf_sock_addr *ctx, const struct peer 
 		bpf_map_delete_elem(&sock_origin, &key);
 }
 
+/* Whether every packet of the socket's namespace passes from_pod. */
+static __always_inline bool passes_from_pod(struct bpf_sock_addr *ctx)
+{
+	/* The socket's own, not the task's. Linux 5.7 (net/core/filter.c, sock_addr_func_proto). */
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+
+	return bpf_map_lookup_elem(&namespaces, &cookie) != NULL;
+}
+
+/*
+ * Whether the socket has a source port already: by bind, or a datagram socket that was used before.
+ * Any other is given one by the kernel after this hook, which no other connection to the same backend
+ * has (inet_hash_connect; inet_autobind comes after the hook, too, see inet_dgram_connect).
+ *
+ * src_port is skc_num, in host order, and 0 until then (net/core/filter.c, bpf_sock_convert_ctx_access);
+ * sock_addr programs can read it since Linux 5.3.
+ */
+static __always_inline bool is_bound(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && sk->src_port != 0;
+}
+
+/*
+ * Whether a datagram socket is connected. When its peer is IPv4 and it is IPv6, the kernel itself names
+ * the peer, which is the backend, with each datagram (net/ipv6/udp.c, udpv6_sendmsg).
+ */
+static __always_inline bool is_connected(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && sk->state == BPF_TCP_ESTABLISHED;
+}
+
 /*
  * Finds the service that the peer names. Returns -1 with *svc filled in when there is one; PROCEED
  * when it names none, and what refuse() says when it names a VIP's port that nothing serves.
@@ -163,6 +203,28 @@ static __always_inline int find(struct bpf_sock_addr *ctx, const struct peer *pe
 	if (is_vip(&peer->addr) && has_ports(ctx->protocol))
 		return refuse(ctx, peer, v6, connect);
 	return PROCEED;
+}
+
+/*
+ * Chooses a backend for a socket. Unlike a flow, it has no number yet that would lead to the same
+ * backend again: any slot will do, of whatever algorithm, for in both kinds of run a backend has as many
+ * as its weight asks for. It has no address yet either: who has affinity is the network namespace.
+ */
+static __always_inline const struct backend *socket_choose(struct bpf_sock_addr *ctx,
+							   const struct found *svc, __u32 *id)
+{
+	struct affinity_key who = { .kind = AFFINITY_NETNS };
+	const struct backend *be;
+	__u64 cookie;
+
+	if (svc->affinity_timeout) {
+		cookie = bpf_get_netns_cookie(ctx);
+		__builtin_memcpy(&who.client, &cookie, sizeof(cookie));
+	}
+	be = backend_for(svc, &who, bpf_get_prandom_u32(), id);
+	if (be)
+		mark_used(be);
+	return be;
 }
 
 static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6)
@@ -178,7 +240,9 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct pe
 			forget(ctx, peer);
 		return ret;
 	}
-	be = backend_choose(&svc, bpf_get_prandom_u32(), &id);
+	if (has_backends(&svc) && is_bound(ctx) && passes_from_pod(ctx))
+		return PROCEED;
+	be = socket_choose(ctx, &svc, &id);
 	if (!be) {
 		count_stats(svc.id, true);
 		return refuse(ctx, peer, v6, true);
@@ -190,7 +254,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct pe
 	return PROCEED;
 }
 
-/* The backend that this socket's datagrams to the VIP went to before, while it is in service. */
+/* The backend that this socket's datagrams to the VIP went to before, while it serves those it has. */
 static __always_inline const struct backend *chosen_before(const struct sock_key *key,
 							   const struct found *svc)
 {
@@ -202,10 +266,49 @@ static __always_inline const struct backend *chosen_before(const struct sock_key
 		return NULL;
 	id = choice->backend;
 	be = bpf_map_lookup_elem(&backends, &id);
-	if (be && be->state == BACKEND_ACTIVE && be->epoch == choice->epoch &&
-	    be->service == svc->id)
+	if (be && backend_keeps(be) && be->epoch == choice->epoch && be->service == svc->id)
 		return be;
 	return NULL;
+}
+
+/* Whether the socket knows the backend by another VIP than this one. */
+static __always_inline bool known_otherwise(struct bpf_sock_addr *ctx, const struct peer *vip,
+					    const struct backend *be)
+{
+	struct sock_origin *origin;
+	struct sock_key key;
+
+	sock_key_of(&key, ctx, &be->addr, be->port);
+	origin = bpf_map_lookup_elem(&sock_origin, &key);
+	return origin && (origin->port != vip->port || !addr_equal(&origin->addr, &vip->addr));
+}
+
+/*
+ * Chooses for a socket's datagrams, and not a backend that it knows by another VIP if there is one that
+ * it does not: their answers could not be told apart. Up to four are looked at, a quarter of the run
+ * from each other; when the socket knows them all, or the service has affinity, the first will do.
+ */
+static __always_inline const struct backend *datagram_choose(struct bpf_sock_addr *ctx,
+							     const struct peer *vip,
+							     const struct found *svc, __u32 *id)
+{
+	const struct backend *first = socket_choose(ctx, svc, id), *be = first;
+	__u32 hash = bpf_get_prandom_u32(), other;
+	int i;
+
+	if (!be || svc->affinity_timeout || !known_otherwise(ctx, vip, be))
+		return be;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 4; i++) {
+		be = backend_choose(svc, hash, &other);
+		if (be && !known_otherwise(ctx, vip, be)) {
+			mark_used(be);
+			*id = other;
+			return be;
+		}
+		hash += 1u << 30;
+	}
+	return first;
 }
 
 static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct peer *peer, bool v6)
@@ -218,12 +321,17 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct pe
 	int ret;
 
 	ret = find(ctx, peer, v6, false, &svc);
-	if (ret >= 0)
+	if (ret >= 0) {
+		if (!is_connected(ctx) && has_ports(ctx->protocol))
+			forget(ctx, peer);
 		return ret;
+	}
+	if (has_backends(&svc) && passes_from_pod(ctx))
+		return PROCEED;
 	sock_key_of(&key, ctx, &peer->addr, peer->port);
 	be = chosen_before(&key, &svc);
 	if (!be) {
-		be = backend_choose(&svc, bpf_get_prandom_u32(), &choice.backend);
+		be = datagram_choose(ctx, peer, &svc, &choice.backend);
 		if (!be) {
 			count_stats(svc.id, true);
 			return refuse(ctx, peer, v6, false);

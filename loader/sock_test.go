@@ -247,6 +247,75 @@ func datagrams() []socketTest {
 		},
 		counters: counters{SockTranslated: 2}, stats: serviceStats{Connections: 2},
 	}, {
+		name: "UDP, unconnected, to two VIPs that another backend has, too",
+		run: func(t *testing.T, s *sockets) {
+			s.serveUDP("B:7000")
+			s.serveUDP("C:7000")
+			s.backend(3, "C:7000", protoUDP, 2)
+			s.service("W:81", protoUDP, 2, 2, 3)
+			for range 16 {
+				fd := s.datagram()
+				s.ask(fd, "V:80", "B:7000")
+				s.ask(fd, "W:81", "C:7000") // B's answers would be from V or from W
+				s.ask(fd, "V:80", "B:7000")
+				s.ask(fd, "W:81", "C:7000")
+			}
+		},
+		counters: counters{SockTranslated: 32}, stats: serviceStats{Connections: 32},
+	}, {
+		name: "UDP, unconnected, to a VIP and to its backend itself",
+		run: func(t *testing.T, s *sockets) {
+			s.serveUDP("B:7000")
+			fd := s.datagram()
+			for range 2 {
+				s.ask(fd, "V:80", "B:7000")
+				s.ask(fd, "B:7000", "B:7000")
+			}
+		},
+		counters: counters{SockTranslated: 1}, stats: serviceStats{Connections: 1},
+	}, {
+		name: "UDP, unconnected, keeps to a backend that drains",
+		run: func(t *testing.T, s *sockets) {
+			s.serveUDP("B:7000")
+			s.serveUDP("C:7000")
+			old, connected := s.datagram(), s.datagram()
+			s.ask(old, "V:80", "B:7000")
+			if err := unix.Connect(connected, s.sockaddr("V:80")); err != nil {
+				t.Fatal(err)
+			}
+			s.drainBackend(1, protoUDP)
+			s.service("V:80", protoUDP, 1, 6)
+			for range 4 {
+				s.ask(old, "V:80", "B:7000")
+				s.ask(s.datagram(), "V:80", "C:7000")
+			}
+			if _, err := unix.Write(connected, []byte("?")); err != nil {
+				t.Fatal(err)
+			}
+			if text, from := s.receive(connected); text != "B:7000" || from != "V:80" {
+				t.Errorf("%s answered as %s", text, from)
+			}
+		},
+		counters: counters{SockTranslated: 6}, stats: serviceStats{Connections: 6},
+	}, {
+		name: "sockets mark the backends that they use",
+		run: func(t *testing.T, s *sockets) {
+			s.serveUDP("B:7000")
+			s.serveUDP("C:7000")
+			s.service("V:80", protoUDP, 1, 6)
+			s.ask(s.datagram(), "V:80", "C:7000")
+			if err := unix.Connect(s.datagram(), s.sockaddr("W:81")); err != nil {
+				t.Fatal(err)
+			}
+			for id, want := range map[uint32]uint32{1: 0, 2: 1, 6: 1} {
+				var b backend
+				if s.lookup("backends", number(id, protoUDP), &b); b.Used != want {
+					t.Errorf("backend %d has used %d, want %d", id, b.Used, want)
+				}
+			}
+		},
+		counters: counters{SockTranslated: 2}, stats: serviceStats{Connections: 2},
+	}, {
 		name: "UDP, unconnected, when the map has forgotten it",
 		run: func(t *testing.T, s *sockets) {
 			s.serveUDP("B:7000")
