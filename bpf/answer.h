@@ -327,8 +327,52 @@ drop:
 	return -1;
 }
 
+static __always_inline bool is_echo_request(const struct packet *pkt)
+{
+	if (pkt->v6)
+		return pkt->tuple.proto == NEXTHDR_ICMPV6 && pkt->icmp_type == ICMP6_ECHO_REQUEST;
+	return pkt->tuple.proto == IPPROTO_ICMP && pkt->icmp_type == ICMP_ECHO_REQUEST;
+}
+
 /*
- * Tells the sender of the packet in the scratch, which is to a VIP, that nothing serves it. Nothing is
+ * A VIP is there, whatever its ports are: an echo request is answered (RFC 1122, 3.2.2.6; RFC 4443, 4.2).
+ * The type is all of the message that changes; what the checksum lacked before it lacks then.
+ */
+static __noinline int answer_echo(struct __sk_buff *skb, struct packet *pkt)
+{
+	__u32 l4 = pkt->l4 & MAX_L4_OFFSET;
+	struct ipv6hdr ip;
+	__u8 type[2]; /* and code */
+	__be16 from, to;
+	__u64 sum = 0;
+
+	if (bpf_skb_load_bytes(skb, l4, type, sizeof(type)))
+		goto drop;
+	__builtin_memcpy(&from, type, sizeof(from));
+	type[0] = pkt->v6 ? ICMP6_ECHO_REPLY : ICMP_ECHO_REPLY;
+	__builtin_memcpy(&to, type, sizeof(to));
+	/* See rewrite() for why the sum of the whole packet changes with an IPv6 header. */
+	if (pkt->v6) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			goto drop;
+		sum = (__u64)(__u16)~bpf_htons(ip.hop_limit) + bpf_htons(ANSWER_TTL) +
+		      (__u16)~ip.payload_len +
+		      bpf_htons(pkt->l4_len + pkt->l4 - ETH_HLEN - sizeof(ip));
+		bpf_csum_update(skb, fold32(sum));
+	}
+	if (answer_ip(skb, pkt, pkt->l4_len) ||
+	    bpf_skb_store_bytes(skb, l4, type, sizeof(type), 0) ||
+	    bpf_l4_csum_replace(skb, l4 + ICMP_CHECK, from, to, sizeof(from)))
+		goto drop;
+	COUNT(echo_replies);
+	return answer_send(skb);
+drop:
+	return DROP(skb, drop_rewrite);
+}
+
+/*
+ * Tells the sender of the packet in the scratch, which is to a VIP, that nothing serves it, or that the
+ * VIP is there if that is what it asks; of an echo request in fragments no fragment knows all. Nothing is
  * said about a reset (RFC 9293, 3.10.7.1), nor about an ICMP error or a fragment that is not the
  * first (RFC 1122, 3.2.2); and no stack cuts a TCP segment to pieces.
  */
@@ -341,11 +385,14 @@ __noinline int refuse(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	pkt = &work->pkt;
 	if (pkt->fragment == FRAGMENT_LATER || (pkt->single && is_icmp_error(pkt)) ||
+	    (pkt->fragment && is_echo_request(pkt)) ||
 	    (pkt->tuple.proto == IPPROTO_TCP && (pkt->fragment || pkt->tcp_flags & TCP_RST))) {
 		return DROP(skb, drop_refused);
 	}
 	if (pkt->tuple.proto == IPPROTO_TCP)
 		return refuse_tcp(skb, pkt);
+	if (is_echo_request(pkt))
+		return answer_echo(skb, pkt);
 	if (refuse_icmp(skb, pkt))
 		return DROP(skb, drop_rewrite);
 	return answer_send(skb);

@@ -72,8 +72,8 @@ struct scratch {
 	__u8 stale;  /* 1: flows has an entry for it, which no longer decides */
 	__u8 pad[2];
 	struct judgement judged[2]; /* by enum direction */
-	/* icmp.h: the tuple an ICMP error quotes, its new source, what changed in its checksum. */
-	struct flow_key quoted;
+	/* icmp.h: what an ICMP error quotes, its new source, what changed in its checksum. */
+	struct packet inner; /* tuple, l4 and l4_len, which is what the quoted IP header says */
 	struct addr reporter;
 	__u64 sum;
 };

@@ -43,78 +43,86 @@ static __always_inline bool echo_ports(struct flow_key *key, bool v6, __u8 type,
  * Completes the tuple that a quoted packet without ports has in flows. Returns 0, or -1 when it is of no
  * flow.
  */
-static __noinline int quoted_other(struct __sk_buff *skb, const struct packet *pkt, __u32 l4,
-				   struct flow_key *key)
+static __noinline int quoted_other(struct __sk_buff *skb, const struct packet *pkt,
+				   struct packet *inner)
 {
+	struct flow_key *key = &inner->tuple;
 	__u8 echo[ICMP_HLEN];
 	__be16 id;
 
-	key->sport = 0;
-	key->dport = 0;
 	if (key->proto != (pkt->v6 ? NEXTHDR_ICMPV6 : IPPROTO_ICMP))
 		return 0;
-	if (l4 + sizeof(echo) > pkt->l4 + pkt->l4_len ||
-	    bpf_skb_load_bytes(skb, l4, echo, sizeof(echo)) || !is_echo(pkt->v6, echo[0]))
+	if (inner->l4 + sizeof(echo) > pkt->l4 + pkt->l4_len ||
+	    bpf_skb_load_bytes(skb, inner->l4, echo, sizeof(echo)) || !is_echo(pkt->v6, echo[0]))
 		return -1;
 	__builtin_memcpy(&id, echo + ICMP_ECHO_ID, sizeof(id));
 	echo_ports(key, pkt->v6, echo[0], id);
 	return 0;
 }
 
-/*
- * Reads the tuple of the packet that the error quotes. Returns its transport header's offset in the
- * frame, or -1 when there is none to follow (too short, a fragment).
- */
-static __noinline int quoted_tuple(struct __sk_buff *skb, const struct packet *pkt,
-				   struct flow_key *key)
+/* Reads the IPv6 headers that the error quotes. Returns 0, or -1 when they do not lead to a transport's. */
+static __noinline int quoted_v6(struct __sk_buff *skb, const struct packet *pkt,
+				struct packet *inner)
 {
-	__u32 off = pkt->l4 + ICMP_HLEN, l4;
+	__u32 off = pkt->l4 + ICMP_HLEN, extensions;
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)))
+		return -1;
+	addr_from_v6(&inner->tuple.saddr, &ip.saddr);
+	addr_from_v6(&inner->tuple.daddr, &ip.daddr);
+	off += sizeof(ip);
+	inner->l4 = off;
+	/* A datagram that was sent in fragments is how path MTU errors come about. */
+	if (skip_extensions(skb, inner, ip.nexthdr) || inner->fragment == FRAGMENT_LATER)
+		return -1;
+	extensions = inner->l4 - off;
+	if (bpf_ntohs(ip.payload_len) > extensions)
+		inner->l4_len = bpf_ntohs(ip.payload_len) - extensions;
+	return 0;
+}
+
+/* The IPv4 twin of quoted_v6. */
+static __always_inline int quoted_v4(struct __sk_buff *skb, const struct packet *pkt,
+				     struct packet *inner)
+{
+	__u32 off = pkt->l4 + ICMP_HLEN;
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+	    ip.frag_off & bpf_htons(IP_OFFSET))
+		return -1;
+	addr_from_v4(&inner->tuple.saddr, ip.saddr);
+	addr_from_v4(&inner->tuple.daddr, ip.daddr);
+	inner->tuple.proto = ip.protocol;
+	inner->fragment = ip.frag_off & bpf_htons(IP_MF) ? FRAGMENT_FIRST : FRAGMENT_NONE;
+	inner->l4 = off + ip.ihl * 4;
+	if (bpf_ntohs(ip.tot_len) > ip.ihl * 4)
+		inner->l4_len = bpf_ntohs(ip.tot_len) - ip.ihl * 4;
+	return 0;
+}
+
+/*
+ * Reads into *inner what the error says of the packet that it quotes. Returns 0, or -1 when there is none
+ * to follow (too short, a fragment that is not the first).
+ */
+static __noinline int quoted_packet(struct __sk_buff *skb, const struct packet *pkt,
+				    struct packet *inner)
+{
 	__be16 ports[2];
 
-	if (pkt->v6) {
-		struct ipv6hdr ip;
-
-		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)))
-			return -1;
-		addr_from_v6(&key->saddr, &ip.saddr);
-		addr_from_v6(&key->daddr, &ip.daddr);
-		key->proto = ip.nexthdr;
-		l4 = off + sizeof(ip);
-		/* A datagram that was sent in fragments is how path MTU errors come about. */
-		if (key->proto == NEXTHDR_FRAGMENT) {
-			struct {
-				__u8 nexthdr;
-				__u8 reserved;
-				__be16 offset;
-				__be32 id;
-			} frag;
-
-			if (bpf_skb_load_bytes(skb, l4, &frag, sizeof(frag)) ||
-			    frag.offset & bpf_htons(IP6_OFFSET))
-				return -1;
-			key->proto = frag.nexthdr;
-			l4 += sizeof(frag);
-		}
-	} else {
-		struct iphdr ip;
-
-		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.ihl < 5 ||
-		    ip.frag_off & bpf_htons(IP_OFFSET))
-			return -1;
-		addr_from_v4(&key->saddr, ip.saddr);
-		addr_from_v4(&key->daddr, ip.daddr);
-		key->proto = ip.protocol;
-		l4 = off + ip.ihl * 4;
-	}
-	if (!has_ports(key->proto))
-		return quoted_other(skb, pkt, l4, key) ? -1 : l4;
-	/* Not from padding behind the message: its checksum does not cover that. */
-	if (l4 + sizeof(ports) > pkt->l4 + pkt->l4_len ||
-	    bpf_skb_load_bytes(skb, l4, ports, sizeof(ports)))
+	__builtin_memset(inner, 0, sizeof(*inner));
+	if (pkt->v6 ? quoted_v6(skb, pkt, inner) : quoted_v4(skb, pkt, inner))
 		return -1;
-	key->sport = bpf_ntohs(ports[0]);
-	key->dport = bpf_ntohs(ports[1]);
-	return l4;
+	if (!has_ports(inner->tuple.proto))
+		return quoted_other(skb, pkt, inner);
+	/* Not from padding behind the message: its checksum does not cover that. */
+	if (inner->l4 + sizeof(ports) > pkt->l4 + pkt->l4_len ||
+	    bpf_skb_load_bytes(skb, inner->l4, ports, sizeof(ports)))
+		return -1;
+	inner->tuple.sport = bpf_ntohs(ports[0]);
+	inner->tuple.dport = bpf_ntohs(ports[1]);
+	return 0;
 }
 
 /*
@@ -132,7 +140,7 @@ static __always_inline int replace(struct __sk_buff *skb, __u32 off, const void 
 static __noinline int error_rewrite_v4(struct __sk_buff *skb, const struct packet *pkt,
 				       const struct flow *entry, struct scratch *work)
 {
-	const struct flow_key *quoted = &work->quoted;
+	const struct flow_key *quoted = &work->inner.tuple;
 	const struct addr *saddr = &work->reporter;
 	__u32 ip = pkt->l4 + ICMP_HLEN;
 	__u64 inner = 0, outer = 0, ignore = 0;
@@ -159,7 +167,7 @@ static __noinline int error_rewrite_v4(struct __sk_buff *skb, const struct packe
 static __noinline int error_rewrite_v6(struct __sk_buff *skb, const struct packet *pkt,
 				       const struct flow *entry, struct scratch *work)
 {
-	const struct flow_key *quoted = &work->quoted;
+	const struct flow_key *quoted = &work->inner.tuple;
 	const struct addr *saddr = &work->reporter;
 	__u32 ip = pkt->l4 + ICMP_HLEN;
 	__u64 *sum = &work->sum;
@@ -175,11 +183,63 @@ static __noinline int error_rewrite_v6(struct __sk_buff *skb, const struct packe
 		       &entry->daddr, 4, sum);
 }
 
+/*
+ * Does for the CRC of a quoted SCTP packet what error_check does. It is the whole packet's: how long that
+ * was tells the quoted IP header, if it was no fragment.
+ */
+static __noinline int error_crc(struct __sk_buff *skb, struct scratch *work, __u32 from, __u32 to)
+{
+	const struct packet *inner = &work->inner;
+	__u32 at = inner->l4 + SCTP_CHECK, crc, changed;
+
+	if (from == to || inner->fragment || inner->l4_len < SCTP_HLEN ||
+	    at + sizeof(crc) > (__u32)work->pkt.l4 + work->pkt.l4_len ||
+	    bpf_skb_load_bytes(skb, at, &crc, sizeof(crc)) || !crc)
+		return 0;
+	changed = crc ^ sctp_crc_change(from, to, inner->l4_len);
+	return replace(skb, at, &crc, &changed, 1, &work->sum);
+}
+
+/*
+ * Keeps the quoted transport header's own checksum right, where it was quoted: what the receiver is shown
+ * is what it sent (RFC 5508, 4.2, REQ-4).
+ */
+static __noinline int error_check(struct __sk_buff *skb, const struct flow *entry,
+				  struct scratch *work, __u32 from, __u32 to)
+{
+	const struct packet *inner = &work->inner;
+	const struct flow_key *quoted = &inner->tuple;
+	__u32 at = inner->l4;
+	__u16 old, check;
+	__u64 sum;
+
+	if (quoted->proto == IPPROTO_SCTP)
+		return error_crc(skb, work, from, to);
+	if (quoted->proto == IPPROTO_TCP)
+		at += offsetof(struct tcphdr, check);
+	else if (quoted->proto == IPPROTO_UDP)
+		at += offsetof(struct udphdr, check);
+	else
+		return 0;
+	if (at + sizeof(old) > (__u32)work->pkt.l4 + work->pkt.l4_len ||
+	    bpf_skb_load_bytes(skb, at, &old, sizeof(old)) ||
+	    (!old && quoted->proto == IPPROTO_UDP))
+		return 0;
+	sum = sum_words((const __u32 *)&quoted->saddr, (const __u32 *)&entry->daddr, 4) +
+	      sum_words((const __u32 *)&quoted->daddr, (const __u32 *)&entry->saddr, 4) +
+	      sum_words(&from, &to, 1);
+	check = ~fold16((__u64)(__u16)~old + fold32(sum));
+	if (!check && quoted->proto == IPPROTO_UDP)
+		check = 0xffff;
+	work->sum += (__u64)(__u16)~old + check;
+	return bpf_skb_store_bytes(skb, at, &check, sizeof(check), 0);
+}
+
 /* Turns the error about the quoted packet into one about what its receiver sent. */
 static __noinline int error_translate(struct __sk_buff *skb, const struct packet *pkt,
-				      const struct flow *entry, struct scratch *work, __u32 l4)
+				      const struct flow *entry, struct scratch *work)
 {
-	const struct flow_key *quoted = &work->quoted;
+	const struct flow_key *quoted = &work->inner.tuple;
 	__u32 from_ports = port_word(quoted->sport, quoted->dport);
 	__u32 to_ports = port_word(entry->dport, entry->sport);
 	int err;
@@ -189,7 +249,8 @@ static __noinline int error_translate(struct __sk_buff *skb, const struct packet
 	if (addr_equal(&work->reporter, &quoted->daddr))
 		work->reporter = entry->saddr;
 	work->sum = 0;
-	if (replace(skb, l4, &from_ports, &to_ports, 1, &work->sum))
+	if (replace(skb, work->inner.l4, &from_ports, &to_ports, 1, &work->sum) ||
+	    error_check(skb, entry, work, from_ports, to_ports))
 		return -1;
 	if (pkt->v6)
 		err = error_rewrite_v6(skb, pkt, entry, work);
@@ -239,16 +300,15 @@ __noinline int icmp_error(struct __sk_buff *skb)
 	struct flow_key *quoted, *key;
 	struct packet *pkt;
 	struct flow *entry;
-	int l4, act;
+	int act;
 
 	if (!work)
 		return TC_ACT_SHOT;
 	pkt = &work->pkt;
-	quoted = &work->quoted;
+	quoted = &work->inner.tuple;
 	key = &work->rkey;
-	l4 = quoted_tuple(skb, pkt, quoted);
 	/* An error goes to whom its packet came from, or is about something else. */
-	if (l4 < 0 || !addr_equal(&quoted->saddr, &pkt->tuple.daddr))
+	if (quoted_packet(skb, pkt, &work->inner) || !addr_equal(&quoted->saddr, &pkt->tuple.daddr))
 		return SINGLE;
 	/* The flow's other direction knows how to undo the quoted packet's translation. */
 	__builtin_memset(key, 0, sizeof(*key));
@@ -263,8 +323,7 @@ __noinline int icmp_error(struct __sk_buff *skb)
 	act = flow_judge(skb, entry, work);
 	if (act)
 		return act;
-	if (entry->flags & (FLOW_NAT_SRC | FLOW_NAT_DST) &&
-	    error_translate(skb, pkt, entry, work, l4))
+	if (entry->flags & (FLOW_NAT_SRC | FLOW_NAT_DST) && error_translate(skb, pkt, entry, work))
 		return DROP(skb, drop_rewrite);
 	work->fwd.service = 0;
 	work->fwd.flags = 0; /* it is translated already */

@@ -73,22 +73,30 @@ static __always_inline __u32 crc32c_multiply(__u32 a, __u32 b)
 	return product;
 }
 
-static __noinline int sctp_ports_replace(struct __sk_buff *skb, __u32 l4, __u32 from, __u32 to,
-					 __u32 len)
+/* What exchanging the ports changes in the checksum of a packet of len bytes. */
+static __noinline __u32 sctp_crc_change(__u32 from, __u32 to, __u32 len)
 {
-	__u32 crc, delta = from ^ to; /* big-endian words are byte strings: reflected already */
+	__u32 delta = from ^ to; /* big-endian words are byte strings: reflected already */
 	int k;
 
-	/* Zero: the kernel's SCTP left it to be filled in by the device (CHECKSUM_PARTIAL). */
-	if (bpf_skb_load_bytes(skb, l4 + 8, &crc, sizeof(crc)) || !crc)
-		return 0;
 	delta = crc32c_multiply(delta, CRC32C_POLY /* x^32 */);
 	len -= 4;
 	for (k = 0; k < 16; k++)
 		if (len >> k & 1)
 			delta = crc32c_multiply(delta, crc32c_shift[k]);
-	crc ^= delta;
-	return bpf_skb_store_bytes(skb, l4 + 8, &crc, sizeof(crc), BPF_F_RECOMPUTE_CSUM);
+	return delta;
+}
+
+static __always_inline int sctp_ports_replace(struct __sk_buff *skb, __u32 l4, __u32 from, __u32 to,
+					      __u32 len)
+{
+	__u32 crc;
+
+	/* Zero: the kernel's SCTP left it to be filled in by the device (CHECKSUM_PARTIAL). */
+	if (bpf_skb_load_bytes(skb, l4 + SCTP_CHECK, &crc, sizeof(crc)) || !crc)
+		return 0;
+	crc ^= sctp_crc_change(from, to, len);
+	return bpf_skb_store_bytes(skb, l4 + SCTP_CHECK, &crc, sizeof(crc), BPF_F_RECOMPUTE_CSUM);
 }
 
 /*

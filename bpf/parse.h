@@ -48,8 +48,12 @@
 #define ICMP6_ECHO_REPLY       129
 #define ICMP_ECHO_ID	       4 /* offset of the identifier */
 
-#define UDP_HLEN  8
-#define SCTP_HLEN 12
+#define UDP_HLEN      8
+#define FRAGMENT_HLEN 8
+#define FRAGMENT_ID   4 /* offset of the identification */
+
+#define SCTP_HLEN  12
+#define SCTP_CHECK 8 /* offset of the checksum */
 
 /* Types of SCTP chunks (RFC 9260, 3.2). */
 #define SCTP_INIT_ACK	       2
@@ -71,6 +75,7 @@ enum parsed {
 	PARSED_TRANSPORT = 0, /* TCP, UDP, SCTP: the tuple is whole */
 	PARSED_ICMP,	      /* ICMP or ICMPv6: type stands in icmp_type */
 	PARSED_IP,	      /* another protocol: addresses only */
+	PARSED_LATER, /* a fragment that is not the first: addresses only; IPv6: proto may be wrong */
 	PARSED_ARP,
 	PARSED_OTHER, /* not ARP, not IP */
 	PARSED_MALFORMED,
@@ -81,7 +86,7 @@ enum parsed {
 enum fragment {
 	FRAGMENT_NONE = 0,
 	FRAGMENT_FIRST, /* carries the ports */
-	FRAGMENT_LATER, /* does not: tuple.sport and dport are 0 until frags fills them in */
+	FRAGMENT_LATER, /* does not: tuple's ports and proto are what frags tells */
 };
 
 struct packet {
@@ -147,55 +152,77 @@ static __always_inline void pull(struct __sk_buff *skb, __u32 len)
 		bpf_skb_pull_data(skb, len < skb->len ? len : skb->len);
 }
 
+/* What walk_extensions returns if it is not negative. */
+#define WALK_L4(walk)	    ((walk) & MAX_L4_OFFSET) /* offset of the transport header */
+#define WALK_PROTO(walk)    ((walk) >> 9 & 0xff)
+#define WALK_FRAGMENT(walk) ((walk) >> 17 & 3) /* enum fragment */
+#define WALK_ROUTED(walk)   ((walk) >> 19 & 1) /* a routing header has segments left */
+#define WALK_FRAG_HDR(walk) ((walk) >> 20)     /* offset of the fragment header, if there is one */
+
 /*
- * Walks IPv6's extension headers from the one of type nexthdr at offset *l4 (RFC 8200, 4; the
- * authentication header counts in 4-byte units, RFC 4302). Returns the transport's protocol number,
- * or -1 for a malformed packet and -2 for one with too many headers.
+ * Walks IPv6's extension headers from the one of type nexthdr at offset off (RFC 8200, 4; the
+ * authentication header counts in 4-byte units, RFC 4302), up to a later fragment's or the transport's.
+ * Returns what it found (WALK_...), -1 for a malformed packet or -2 for one with too many headers.
+ * Global, so that the verifier looks at it once.
  */
-static __noinline int skip_extensions(struct __sk_buff *skb, struct packet *pkt, __u8 nexthdr)
+__noinline int walk_extensions(struct __sk_buff *skb, __u32 off, __u32 nexthdr)
 {
-	__u32 off = pkt->l4;
+	__u32 fragment = FRAGMENT_NONE, routed = 0, header = 0, i;
 	struct {
 		__u8 nexthdr;
 		__u8 len;
 		__be16 offset;
-		__be32 id;
 	} ext;
-	int i;
 
 	for (i = 0; i <= MAX_EXTENSIONS; i++) {
-		if (nexthdr != NEXTHDR_HOP && nexthdr != NEXTHDR_ROUTING &&
-		    nexthdr != NEXTHDR_DEST && nexthdr != NEXTHDR_MOBILITY &&
-		    nexthdr != NEXTHDR_AUTH && nexthdr != NEXTHDR_FRAGMENT) {
-			pkt->l4 = off;
-			return nexthdr;
-		}
+		if (off > MAX_L4_OFFSET)
+			return -2;
+		if (fragment == FRAGMENT_LATER ||
+		    (nexthdr != NEXTHDR_HOP && nexthdr != NEXTHDR_ROUTING &&
+		     nexthdr != NEXTHDR_DEST && nexthdr != NEXTHDR_MOBILITY &&
+		     nexthdr != NEXTHDR_AUTH && nexthdr != NEXTHDR_FRAGMENT))
+			return off | (nexthdr & 0xff) << 9 | fragment << 17 | routed << 19 |
+			       header << 20;
 		if (bpf_skb_load_bytes(skb, off, &ext, sizeof(ext)))
 			return -1;
 		if (nexthdr == NEXTHDR_FRAGMENT) {
+			/* Fragments of fragments: no one makes them, and Linux drops them, too. */
+			if (header)
+				return -1;
+			header = off;
 			if (ext.offset & bpf_htons(IP6_OFFSET))
-				pkt->fragment = FRAGMENT_LATER;
+				fragment = FRAGMENT_LATER;
 			else if (ext.offset & bpf_htons(IP6_MF))
-				pkt->fragment = FRAGMENT_FIRST;
-			pkt->frag_id = ext.id;
-			off += 8;
+				fragment = FRAGMENT_FIRST;
+			off += FRAGMENT_HLEN;
 		} else if (nexthdr == NEXTHDR_AUTH) {
 			off += (ext.len + 2) * 4;
 		} else {
 			/* Type and segments left follow (RFC 8200, 4.4). */
 			if (nexthdr == NEXTHDR_ROUTING && ext.offset & bpf_htons(0xff))
-				pkt->routed = 1;
+				routed = 1;
 			off += (ext.len + 1) * 8;
 		}
-		if (off > MAX_L4_OFFSET)
-			return -2;
 		nexthdr = ext.nexthdr;
-		if (pkt->fragment == FRAGMENT_LATER) {
-			pkt->l4 = off;
-			return nexthdr;
-		}
 	}
 	return -2;
+}
+
+/* Goes on from the header of type nexthdr at pkt->l4 to the transport's. Returns 0, or as walk_extensions. */
+static __always_inline int skip_extensions(struct __sk_buff *skb, struct packet *pkt, __u8 nexthdr)
+{
+	int walk = walk_extensions(skb, pkt->l4, nexthdr);
+
+	if (walk < 0)
+		return walk;
+	pkt->l4 = WALK_L4(walk);
+	pkt->tuple.proto = WALK_PROTO(walk);
+	pkt->fragment = WALK_FRAGMENT(walk);
+	pkt->routed = WALK_ROUTED(walk);
+	if (pkt->fragment && bpf_skb_load_bytes(skb, WALK_FRAG_HDR(walk) + FRAGMENT_ID,
+						&pkt->frag_id, sizeof(pkt->frag_id)))
+		return -1;
+	return 0;
 }
 
 /*
@@ -224,11 +251,11 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 	__be16 *ports;
 	__u32 l4;
 
+	if (pkt->fragment == FRAGMENT_LATER)
+		return PARSED_LATER;
 	if (proto == IPPROTO_ICMP || proto == NEXTHDR_ICMPV6) {
 		/* Each belongs to its own IP version. */
 		if ((proto == NEXTHDR_ICMPV6) != pkt->v6)
-			return PARSED_IP;
-		if (pkt->fragment == FRAGMENT_LATER)
 			return PARSED_IP;
 		if (pkt->l4_len < ICMP_HLEN || bpf_skb_load_bytes(skb, pkt->l4, &pkt->icmp_type, 1))
 			return PARSED_MALFORMED;
@@ -236,8 +263,6 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *skb, struct
 	}
 	if (!has_ports(proto))
 		return PARSED_IP;
-	if (pkt->fragment == FRAGMENT_LATER)
-		return PARSED_TRANSPORT;
 
 	/*
 	 * The mask tells the verifier that the offset cannot leave a packet's 64 KiB; it forgets
@@ -341,7 +366,7 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_HLEN;
 	__u32 length;
-	int proto;
+	int err;
 
 	if ((void *)(ip + 1) > end)
 		return PARSED_MALFORMED;
@@ -358,11 +383,12 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 		return PARSED_MALFORMED;
 	pkt->v6 = 1;
 	pkt->l4 = ETH_HLEN + sizeof(*ip);
-	proto = ip->nexthdr;
-	if (proto != IPPROTO_TCP && proto != IPPROTO_UDP && proto != NEXTHDR_ICMPV6) {
-		proto = skip_extensions(skb, pkt, proto);
-		if (proto < 0)
-			return proto == -1 ? PARSED_MALFORMED : PARSED_EXTENSIONS;
+	pkt->tuple.proto = ip->nexthdr;
+	if (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP &&
+	    ip->nexthdr != NEXTHDR_ICMPV6) {
+		err = skip_extensions(skb, pkt, ip->nexthdr);
+		if (err)
+			return err == -1 ? PARSED_MALFORMED : PARSED_EXTENSIONS;
 		if (pkt->l4 > length)
 			return PARSED_MALFORMED;
 		if (strict && pkt->routed)
@@ -370,7 +396,6 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 		pull(skb, pkt->l4 + sizeof(struct tcphdr));
 	}
 	pkt->l4_len = l4_length(length, pkt->l4);
-	pkt->tuple.proto = proto;
 	return parse_transport(skb, pkt);
 }
 

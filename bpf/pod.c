@@ -91,23 +91,28 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *pk
 }
 
 /*
- * Completes a fragment's tuple: a first fragment tells its ports, a later one asks for them.
- * Returns 0, or -1 when the first was not seen.
+ * Completes a fragment's tuple: a first fragment tells ports and protocol, a later one asks for them.
+ * Of two datagrams with one name, whose first came last is asked for. Returns 0, or -1 when the first
+ * was not seen.
  */
-static __noinline int fragment_ports(struct __sk_buff *skb, struct packet *pkt)
+static __noinline int fragment_tuple(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct frag_key key = {
 		.saddr = pkt->tuple.saddr,
 		.daddr = pkt->tuple.daddr,
 		.id = pkt->frag_id,
 		.ifindex = skb->ifindex,
+		.proto = pkt->v6 ? 0 : pkt->tuple.proto,
+	};
+	struct frag first = {
+		.sport = pkt->tuple.sport,
+		.dport = pkt->tuple.dport,
 		.proto = pkt->tuple.proto,
 	};
-	struct frag ports = { .sport = pkt->tuple.sport, .dport = pkt->tuple.dport };
 	struct frag *known;
 
 	if (pkt->fragment == FRAGMENT_FIRST) {
-		bpf_map_update_elem(&frags, &key, &ports, BPF_ANY);
+		bpf_map_update_elem(&frags, &key, &first, BPF_ANY);
 		return 0;
 	}
 	known = bpf_map_lookup_elem(&frags, &key);
@@ -115,6 +120,7 @@ static __noinline int fragment_ports(struct __sk_buff *skb, struct packet *pkt)
 		return -1;
 	pkt->tuple.sport = known->sport;
 	pkt->tuple.dport = known->dport;
+	pkt->tuple.proto = known->proto;
 	return 0;
 }
 
@@ -143,21 +149,19 @@ static __always_inline int from_pod_neighbour(struct __sk_buff *skb, struct scra
 }
 
 /*
- * Gives ICMP and the protocols without ports a tuple, so that what answers is known for it: echo has an
- * identifier, the others have nothing. Returns FLOW, SINGLE for a message that is of no flow, or -1 for a
- * fragment whose first was not seen.
+ * Gives ICMP, the protocols without ports and later fragments a tuple, so that what answers is known for
+ * it: echo has an identifier, the others have nothing. Returns FLOW, SINGLE for a message that is of no
+ * flow, or -1 for a fragment whose first was not seen.
  */
 static __noinline int other_tuple(struct __sk_buff *skb, struct packet *pkt)
 {
-	__u8 icmp = pkt->v6 ? NEXTHDR_ICMPV6 : IPPROTO_ICMP;
+	bool icmp = pkt->tuple.proto == (pkt->v6 ? NEXTHDR_ICMPV6 : IPPROTO_ICMP);
 	bool echo;
 	__be16 id;
 
-	if (pkt->tuple.proto != icmp)
-		return FLOW;
 	if (pkt->fragment == FRAGMENT_LATER)
-		return fragment_ports(skb, pkt) ? -1 : FLOW;
-	echo = is_echo(pkt->v6, pkt->icmp_type);
+		return fragment_tuple(skb, pkt) ? -1 : FLOW;
+	echo = icmp && is_echo(pkt->v6, pkt->icmp_type);
 	if (echo) {
 		if (bpf_skb_load_bytes(skb, pkt->l4 + ICMP_ECHO_ID, &id, sizeof(id)))
 			return -1;
@@ -165,8 +169,8 @@ static __noinline int other_tuple(struct __sk_buff *skb, struct packet *pkt)
 			pkt->tcp_flags = TCP_SYN;
 	}
 	if (pkt->fragment)
-		fragment_ports(skb, pkt);
-	return echo ? FLOW : SINGLE;
+		fragment_tuple(skb, pkt);
+	return echo || !icmp ? FLOW : SINGLE;
 }
 
 /*
@@ -185,6 +189,7 @@ __noinline int from_pod_other(struct __sk_buff *skb, __u32 parsed)
 	switch (parsed) {
 	case PARSED_ICMP:
 	case PARSED_IP:
+	case PARSED_LATER:
 		break;
 	case PARSED_ARP:
 		return answer_arp(skb, pkt);
@@ -233,8 +238,8 @@ int from_pod(struct __sk_buff *skb)
 			return TC_ACT_SHOT;
 		act = from_pod_other(skb, parsed);
 		pkt = work->pkt;
-	} else if (pkt.fragment && fragment_ports(skb, &pkt)) {
-		return drop_packet(skb, &pkt, REASON(drop_fragment));
+	} else if (pkt.fragment) {
+		fragment_tuple(skb, &pkt);
 	}
 	if (act == FLOW) {
 		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);
@@ -271,6 +276,7 @@ __noinline int to_pod_other(struct __sk_buff *skb, __u32 parsed)
 	switch (parsed) {
 	case PARSED_ICMP:
 	case PARSED_IP:
+	case PARSED_LATER:
 		break;
 	case PARSED_EXTENSIONS:
 		return DROP(skb, drop_extensions);
@@ -310,6 +316,9 @@ int to_pod(struct __sk_buff *skb)
 	enum parsed parsed;
 	int act = FLOW;
 
+	/* A network of its own, as at from_pod; a tag that means none is judged by what it hides. */
+	if (skb->vlan_present && skb->vlan_tci & VLAN_VID)
+		return PASS;
 	parsed = parse(skb, &pkt, false);
 	if (parsed != PARSED_TRANSPORT) {
 		work = keep(&pkt);
@@ -317,8 +326,8 @@ int to_pod(struct __sk_buff *skb)
 			return TC_ACT_SHOT;
 		act = to_pod_other(skb, parsed);
 		pkt = work->pkt;
-	} else if (pkt.fragment && fragment_ports(skb, &pkt)) {
-		return drop_packet(skb, &pkt, REASON(drop_fragment));
+	} else if (pkt.fragment) {
+		fragment_tuple(skb, &pkt);
 	}
 	if (act == FLOW)
 		flow = bpf_map_lookup_elem(&flows, &pkt.tuple);

@@ -340,19 +340,25 @@ struct sock_choice {
 	__u32 epoch;   /* that backend's epoch when it was chosen */
 };
 
-/* frags: ports of a fragmented datagram, which only its first fragment carries. */
+/* frags: what of a fragmented datagram only its first fragment tells. */
 struct frag_key {
 	struct addr saddr;
 	struct addr daddr;
 	__u32 id;      /* IPv4: 16 bits of identification, IPv6: 32; as on the wire */
 	__u32 ifindex; /* where it was seen: no container may speak for another's datagrams */
-	__u8 proto;    /* IPPROTO_* */
+	/*
+	 * IPv4: IPPROTO_*, which is part of a datagram's name (RFC 791, 3.2). IPv6: 0, for only the first
+	 * fragment's word counts there (RFC 8200, 4.5), and it may lie behind more extension headers.
+	 */
+	__u8 proto;
 	__u8 pad[3];
 };
 
 struct frag {
 	__u16 sport; /* host order */
 	__u16 dport; /* host order */
+	__u8 proto;  /* IPPROTO_* */
+	__u8 pad[3];
 };
 
 /* service_stats: per CPU, by service id. */
@@ -394,8 +400,9 @@ struct counters {
 	__u64 drop_dhcp;	 /* DHCP server's message sent by a container */
 	__u64 drop_arp;		 /* ARP or neighbour message that claims another's address or MAC */
 	/* Decisions again: fields are only ever added at the end */
-	__u64 audited;	   /* new flows and single packets that passed only for audit mode */
-	__u64 events_lost; /* events that the rate or a full ring buffer ate */
+	__u64 audited;	    /* new flows and single packets that passed only for audit mode */
+	__u64 events_lost;  /* events that the rate or a full ring buffer ate */
+	__u64 echo_replies; /* echo requests to a VIP that were answered */
 };
 
 #endif

@@ -96,6 +96,8 @@ func counterHelp(name string) string {
 		return "ARP requests and neighbour solicitations answered for the gateway."
 	case "refused":
 		return "Packets answered with TCP RST or ICMP unreachable."
+	case "echo_replies":
+		return "Echo requests to a VIP that were answered."
 	case "icmp_translated":
 		return "ICMP errors about a translated packet, translated back."
 	case "audited":

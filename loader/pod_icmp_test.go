@@ -26,9 +26,11 @@ type report struct {
 // reports are of all kinds that there are.
 func reports(f family) []report {
 	if f.v6 {
-		return []report{{1, 4, 0, 8}, {1, 0, 0, 1000}, {2, 0, 1280, 8}, {2, 0, 1400, 1000}, {3, 0, 0, 12}, {4, 1, 40, 8}}
+		return []report{{1, 4, 0, 8}, {1, 0, 0, 1000}, {2, 0, 1280, 8}, {2, 0, 1400, 1000}, {3, 0, 0, 12},
+			{3, 0, 0, 17}, {3, 0, 0, 18}, {4, 1, 40, 8}}
 	}
-	return []report{{3, 3, 0, 8}, {3, 1, 0, 1000}, {3, 4, 1400, 8}, {3, 4, 576, 1000}, {11, 0, 0, 12}, {12, 0, 1 << 24, 8}}
+	return []report{{3, 3, 0, 8}, {3, 0, 0, 8}, {3, 1, 0, 1000}, {3, 4, 1400, 8}, {3, 4, 576, 1000}, {11, 0, 0, 12},
+		{11, 0, 0, 17}, {11, 0, 0, 18}, {12, 0, 1 << 24, 8}}
 }
 
 func (e report) about(f family, src, dst string, p frame) frame {
@@ -40,13 +42,16 @@ func (e report) about(f family, src, dst string, p frame) frame {
 		icmp: &icmp{typ: e.typ, code: e.code, rest: e.rest, body: p.quote(f, e.n)}}
 }
 
-// aboutAs is about for a packet as it was before its translation: all but the checksum of the
-// quoted transport header, which no one verifies.
+// aboutAs is about for a packet as it was before its translation. The quoted transport header's checksum
+// is that packet's, too, unless it was cut off, or is a fragment's CRC of what no one knows the length of.
 func (e report) aboutAs(f family, src, dst string, was, p frame) frame {
 	q := e.about(f, src, dst, p)
 	old := was.quote(f, e.n)
 	from := len(was.quote(f, 0))
 	at := map[uint8][2]int{protoTCP: {16, 18}, protoUDP: {6, 8}, protoSCTP: {8, 12}}[p.proto]
+	if len(old) >= from+at[1] && !(p.proto == protoSCTP && p.cut != nil) {
+		return q
+	}
 	for i := from + at[0]; i < from+at[1] && i < len(old); i++ {
 		q.icmp.body[i] = old[i]
 	}
@@ -98,6 +103,16 @@ func errorsTranslated(f family, proto uint8) (all []fixture) {
 				}),
 			},
 			counters: counters{FlowsCreated: 2, PortsRewritten: 1, IcmpTranslated: 1},
+		}, fixture{
+			name: "by the client, about an answer to another source port",
+			steps: []step{
+				begin, at("A>", other).redirects(other.as("A:P", "B:7000").to("B")),
+				at("A>", e.about(f, "A", "W", other.as("W:81", "A:1234"))).redirects(func(r *rig) frame {
+					return e.aboutAs(f, "A", "B", other.as("W:81", "A:1234"),
+						other.as("B:7000", r.number("A:P"))).to("B")
+				}),
+			},
+			counters: counters{FlowsCreated: 2, PortsRewritten: 1, IcmpTranslated: 1},
 		})
 	}
 	return append(all, errorsOfPieces(f, proto, begin)...)
@@ -124,7 +139,18 @@ func errorsOfPieces(f family, proto uint8, begin step) (all []fixture) {
 		p.data, p.cut = testData(100), &cut{id: 3, to: 48}
 	}, same)
 	add("padded", same, func(p *frame) { p.pad = 11 })
+	add("about a datagram without a checksum", func(p *frame) { p.noCheck = proto != protoTCP }, same)
+	add("about much data", func(p *frame) { p.data = testData(1201) }, same)
 	if f.v6 {
+		for name, chain := range map[string][]extension{
+			"hop-by-hop":         {{0, 0, 8}},
+			"destination":        {{60, 3, 32}},
+			"routing":            {{43, 2, 24}},
+			"an atomic fragment": {{44, 0, 8}},
+			"many":               {{0, 0, 8}, {60, 1, 16}, {43, 2, 24}, {44, 0, 8}, {51, 4, 24}, {60, 0, 8}},
+		} {
+			add("about a packet behind "+name, func(p *frame) { p.ext = chain }, same)
+		}
 		add("behind extension headers", same, func(p *frame) { p.ext = []extension{{60, 2, 24}} })
 		return all
 	}
@@ -159,6 +185,18 @@ func errorsLeft(f family, proto uint8) (all []fixture) {
 	short.n = -8
 	as("quoting less", short.about(f, "B", "A", at7000))
 	as("about another protocol", e.about(f, "B", "A", frame{src: "A", dst: "B", proto: 47, data: testData(20)}))
+	if f.v6 {
+		long := at7000
+		long.ext = repeat(extension{60, 0, 8}, 9)
+		as("about a packet behind more headers than are followed", e.about(f, "B", "A", long))
+		long.ext = []extension{{60, 0, 8}}
+		within := e.about(f, "B", "A", long)
+		within.icmp.body = within.icmp.body[:44]
+		as("quoting a part of the extension headers", within)
+		cuts := at7000
+		cuts.ext = repeat(extension{44, 0, 8}, 2)
+		as("about a fragment of a fragment", e.about(f, "B", "A", cuts))
+	}
 	later := at7000
 	later.data, later.cut = testData(100), &cut{id: 3, from: 48, to: 100, last: true}
 	as("about a later fragment", e.about(f, "B", "A", later))

@@ -66,6 +66,9 @@ func TestPingedVIPs(t *testing.T) {
 		r := newRig(t, f, rigOptions{})
 		for _, proto := range kinds(f)[3:] {
 			p := request(f, proto, "A", "V")
+			if p.icmp != nil {
+				continue // answered, see TestEchoes
+			}
 			r.runFixtures(t, []fixture{{
 				name: f.name + " " + protoName(proto), counters: counters{Refused: 1},
 				steps: []step{rule("A", egress, rulesetOf(deny)),

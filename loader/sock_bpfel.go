@@ -107,6 +107,7 @@ type sockCounters struct {
 	DropArp         uint64
 	Audited         uint64
 	EventsLost      uint64
+	EchoReplies     uint64
 }
 
 type sockEndpoint struct {
@@ -161,6 +162,8 @@ type sockFrag struct {
 	_     structs.HostLayout
 	Sport uint16
 	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
 }
 
 type sockFragKey struct {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/sluice-net/sluice/registry"
+	"golang.org/x/sys/unix"
 )
 
 // maxTargets is how many backends of one service are judged for one question.
@@ -168,6 +169,10 @@ func (t *tracer) translate(f *registry.TraceFlow, src *end, p registry.Probe) (d
 	}
 	if why := t.untranslated(src, p.Protocol); why != "" {
 		f.Verdict, f.Reason = registry.VerdictDenied, why
+		return true, nil
+	}
+	if !found && (p.Protocol == unix.IPPROTO_ICMP || p.Protocol == unix.IPPROTO_ICMPV6) {
+		f.Verdict, f.Reason = registry.VerdictAllowed, "the node answers echo requests to a VIP itself"
 		return true, nil
 	}
 	if !found {

@@ -244,7 +244,7 @@ func TestPing(t *testing.T) {
 			to   string
 			size int
 			want error
-		}{{"B", 20, nil}, {"B", 4000, nil}, {"N", 20, nil}, {"V", 20, syscall.ECONNREFUSED}} {
+		}{{"B", 20, nil}, {"B", 4000, nil}, {"N", 20, nil}, {"V", 20, nil}, {"V", 1440, nil}, {"W", 0, nil}} {
 			w.pods["A"].do(func() error {
 				c, err := net.Dial(network, w.f.addr(x.to).String())
 				if err != nil {
