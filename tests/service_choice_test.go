@@ -57,14 +57,14 @@ var choiceRows = []row{
 			}
 		})
 	}},
-	{awaits: "sockets", says: "sessionAffinity ClientIP keeps a client with its backend", show: func(s *scene) {
+	{says: "sessionAffinity ClientIP keeps a client with its backend", show: func(s *scene) {
 		s.must(s.apply(s.service("web", "sessionAffinity: ClientIP"), s.slices("web", "a", "b", "c")))
 		for _, w := range append(s.fromNode(), s.ways...) {
 			first := s.sameBackend(w, s.vip(w, "web"))
 			s.reach(w, s.vip(w, "web"), first)
 		}
 	}},
-	{awaits: "sockets", says: "clients have affinity each by itself", show: func(s *scene) {
+	{says: "clients have affinity each by itself", show: func(s *scene) {
 		s.must(s.apply(s.service("web", "sessionAffinity: ClientIP"), s.slices("web", "a", "b", "c")))
 		var clients []string
 		for i := range 16 {
@@ -86,7 +86,7 @@ var choiceRows = []row{
 			}
 		})
 	}},
-	{awaits: "sockets", says: "a client's affinity follows it to another backend when its own drains", show: func(s *scene) {
+	{says: "a client's affinity follows it to another backend when its own drains", show: func(s *scene) {
 		s.must(s.apply(s.service("web", "sessionAffinity: ClientIP"), s.slices("web", "a", "b")))
 		s.each(func(w way) {
 			s.must(s.apply(s.slices("web", "a", "b")))
@@ -125,7 +125,7 @@ var choiceRows = []row{
 			}
 		})
 	}},
-	{awaits: "sockets", says: "affinity outlives the agent", alone: true, show: func(s *scene) {
+	{says: "affinity outlives the agent", alone: true, show: func(s *scene) {
 		s.must(s.apply(s.service("web", "sessionAffinity: ClientIP"), s.slices("web", "a", "b", "c")))
 		first := map[way]string{}
 		s.each(func(w way) { first[w] = s.sameBackend(w, s.vip(w, "web")) })
@@ -159,7 +159,7 @@ var choiceRows = []row{
 		s.must(s.apply(s.service("web", "selector: {app: x}")))
 		s.each(func(w way) { s.spread(w, s.vip(w, "web"), "x", "y") })
 	}},
-	{awaits: "sockets", says: "Maglev's other flows keep their backend when one is lost", nets: "tcp", show: func(s *scene) {
+	{says: "Maglev's other flows keep their backend when one is lost", nets: "tcp", show: func(s *scene) {
 		moved := map[string]int{}
 		for _, algorithm := range []string{random, maglev} {
 			s.must(s.apply(s.service("web", "", algorithm), s.slices("web", "a", "b", "c")))

@@ -20,18 +20,18 @@ func (s *scene) from(w way, container string, port uint16) netip.AddrPort {
 
 // collisionRows are about flows that are one and the same for the backend.
 var collisionRows = []row{
-	{awaits: "sockets", says: "from one port, a VIP and its backend's own address each answer for themselves", show: func(s *scene) {
+	{says: "from one port, a VIP and its backend's own address each answer for themselves", show: func(s *scene) {
 		s.must(s.apply(s.service("web", ""), s.slices("web", "a")))
 		s.each(func(w way) { s.together(w, s.from(w, "client", 6000), s.vip(w, "web"), s.addr(w, "a")) })
 		s.each(func(w way) { s.together(w, s.from(w, "client", 6002), s.addr(w, "a"), s.vip(w, "web")) })
 	}},
-	{awaits: "sockets", says: "from one port, two VIPs with one backend each answer for themselves", show: func(s *scene) {
+	{says: "from one port, two VIPs with one backend each answer for themselves", show: func(s *scene) {
 		s.must(s.apply(s.service("web", ""), s.slices("web", "a"), s.service("also", ""), s.slices("also", "a")))
 		s.each(func(w way) {
 			s.together(w, s.from(w, "client", 6010), s.vip(w, "web"), s.vip(w, "also"), s.addr(w, "a"))
 		})
 	}},
-	{awaits: "sockets", says: "one UDP socket that talks to many VIPs of one backend gets each answer from whom it asked", nets: "udp", show: func(s *scene) {
+	{says: "one UDP socket that talks to many VIPs of one backend gets each answer from whom it asked", nets: "udp", show: func(s *scene) {
 		var documents []string
 		for i := range 8 {
 			name := fmt.Sprintf("web-%d", i)
@@ -51,7 +51,7 @@ var collisionRows = []row{
 			}
 		})
 	}},
-	{awaits: "sockets", says: "one UDP socket gets answers from all that it asked before it listens", nets: "udp", show: func(s *scene) {
+	{says: "one UDP socket gets answers from all that it asked before it listens", nets: "udp", show: func(s *scene) {
 		s.must(s.apply(s.service("web", ""), s.slices("web", "a"), s.service("also", ""), s.slices("also", "a")))
 		s.each(func(w way) {
 			p := s.loose(w)
@@ -83,7 +83,7 @@ var collisionRows = []row{
 			s.spread(w, s.vip(w, "web"), "x")
 		})
 	}},
-	{awaits: "sockets", says: "a backend that is its own client, its VIP and its own address, from one port", show: func(s *scene) {
+	{says: "a backend that is its own client, its VIP and its own address, from one port", show: func(s *scene) {
 		s.container("x", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.must(s.apply(s.service("web", "selector: {app: x}"), s.service("also", "selector: {app: x}")))
 		s.each(func(w way) {

@@ -61,7 +61,7 @@ var endingRows = []row{
 		s.must(s.apply(s.service("web", ""), s.slices("web", "a draining", "b draining", "c unready")))
 		s.each(func(w way) { s.spread(w, s.vip(w, "web"), "a", "b") })
 	}},
-	{awaits: "sockets", says: "a socket's datagrams stay with a draining backend, and leave one that is unready", nets: "udp", show: func(s *scene) {
+	{says: "a socket's datagrams stay with a draining backend, and leave one that is unready", nets: "udp", show: func(s *scene) {
 		x := s.container("x", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.container("y", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.must(s.apply(s.service("web", "selector: {app: x}")))

@@ -33,14 +33,14 @@ var packetRows = []row{
 		s.must(s.apply(s.service("web", closed), s.slices("web", "a port=9")))
 		s.each(func(w way) { s.refused(w, s.vip(w, "web")) })
 	}},
-	{awaits: "sockets", says: "an ICMP error about a datagram to a VIP is about that datagram, and comes from the VIP", nets: "udp", show: func(s *scene) {
+	{says: "an ICMP error about a datagram to a VIP is about that datagram, and comes from the VIP", nets: "udp", show: func(s *scene) {
 		s.must(s.apply(s.service("web", closed), s.slices("web", "a port=9")))
 		s.each(func(w way) {
 			p := s.dialWith(w, report.Act{From: netip.AddrPortFrom(w.pick(netip.IPv4Unspecified(), netip.IPv6Unspecified()), 0), Errors: true})
 			s.told(p, s.vip(w, "web"), unreachable(w, s.vip(w, "web")))
 		})
 	}},
-	{awaits: "sockets", says: "traceroute to a VIP ends at the VIP", nets: "udp", show: func(s *scene) {
+	{says: "traceroute to a VIP ends at the VIP", nets: "udp", show: func(s *scene) {
 		s.must(s.apply(s.service("web", closed), s.slices("web", "a port=9")))
 		s.each(func(w way) {
 			for ttl := 1; ttl <= 3; ttl++ {
@@ -50,7 +50,7 @@ var packetRows = []row{
 			}
 		})
 	}},
-	{awaits: "sockets", says: "traceroute through a VIP to a backend beyond the node sees the node on its way", nets: "udp", show: func(s *scene) {
+	{says: "traceroute through a VIP to a backend beyond the node sees the node on its way", nets: "udp", show: func(s *scene) {
 		s.must(s.apply(s.service("web", ""), s.slices("web", "world")))
 		s.each(func(w way) {
 			anywhere := w.pick(netip.IPv4Unspecified(), netip.IPv6Unspecified())
