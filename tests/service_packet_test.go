@@ -17,7 +17,7 @@ const closed = "ports: [{name: tcp, port: 80}, {name: udp, port: 80, protocol: U
 
 // packetRows are about packets that are not simply a request or its answer.
 var packetRows = []row{
-	{awaits: "forms", says: "an echo request to a VIP is answered", nets: "tcp", show: func(s *scene) {
+	{says: "an echo request to a VIP is answered", nets: "tcp", show: func(s *scene) {
 		s.must(s.apply(s.service("web", ""), s.slices("web", "a"), s.service("none", "")))
 		s.each(func(w way) {
 			for _, service := range []string{"web", "none"} {
