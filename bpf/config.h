@@ -42,6 +42,8 @@ struct config {
 	__u8 set_retval;	/* 1: the kernel has bpf_set_retval for sock_addr programs (5.18) */
 	__u8 coarse_clock;	/* 1: the kernel has bpf_ktime_get_coarse_ns (5.11) */
 	struct lifetimes lifetimes;
+	__u32 asked; /* entries of the map of that name; not 0 */
+	__u32 pad;
 };
 
 volatile const struct config cfg;

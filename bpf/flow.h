@@ -85,6 +85,66 @@ struct {
 	__type(value, struct scratch);
 } scratch SEC(".maps");
 
+/* The asking key of a translated flow. */
+struct asked {
+	struct flow_key key;
+	__u32 hash;  /* of the answering key */
+	__u32 noted; /* when, seconds */
+};
+
+#define ASKED_WAYS 4
+
+struct asked_bucket {
+	struct asked ways[ASKED_WAYS];
+};
+
+/*
+ * By the hash of a flow's answering key, where its asking half is. The kernel's LRU may take an entry
+ * that is in use: when it finds LOCAL_NR_SCANS in a row that all were used since it last looked, it takes
+ * the next one whatever it is (__bpf_lru_list_shrink in kernel/bpf/bpf_lru_list.c). An answer that lost
+ * its half so finds the other, which knows the rest. What stands here is believed only if that says the
+ * same. Not pinned: flows that go on get here anew once a second.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries,
+	       65536); /* the loader makes room for as many flows as there are in flows */
+	__type(key, __u32);
+	__type(value, struct asked_bucket);
+} asked SEC(".maps");
+
+static __always_inline struct asked_bucket *asked_bucket_of(__u32 hash)
+{
+	__u32 slot = hash % cfg.asked;
+
+	return bpf_map_lookup_elem(&asked, &slot);
+}
+
+/* Notes where the flow's asking half is, in place of the flow that was silent for longest. */
+static __noinline void asked_note(const struct flow_key *reply, const struct flow_key *key,
+				  __u64 now)
+{
+	__u32 hash = tuple_hash(reply), second = now / SECOND, oldest = 0, way = 0, i;
+	struct asked_bucket *bucket = asked_bucket_of(hash);
+
+	if (!bucket)
+		return;
+	for (i = 0; i < ASKED_WAYS; i++) {
+		if (bucket->ways[i].hash == hash) {
+			way = i;
+			break;
+		}
+		if (second - bucket->ways[i].noted > oldest) {
+			oldest = second - bucket->ways[i].noted;
+			way = i;
+		}
+	}
+	way &= ASKED_WAYS - 1;
+	bucket->ways[way].key = *key;
+	bucket->ways[way].hash = hash;
+	bucket->ways[way].noted = second;
+}
+
 static __always_inline struct scratch *scratch_here(void)
 {
 	__u32 zero = 0;
@@ -262,7 +322,7 @@ static __always_inline bool flow_over(const struct packet *pkt, const struct flo
  * Asking keeps that half: a look-up sets the bit by which the map's LRU tells what is in use
  * (kernel/bpf/bpf_lru_list.c). So neither half of a flow is evicted for the silence of its side alone.
  */
-static __noinline bool twin_lost(const struct packet *pkt, const struct flow *flow)
+static __noinline bool twin_lost(const struct packet *pkt, const struct flow *flow, __u64 now)
 {
 	const struct flow *twin;
 	struct flow_key key;
@@ -270,6 +330,8 @@ static __noinline bool twin_lost(const struct packet *pkt, const struct flow *fl
 	if (!(flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
 		return false;
 	reply_key(&key, flow, pkt->tuple.proto);
+	if (!(flow->flags & FLOW_REPLY))
+		asked_note(&key, &pkt->tuple, now);
 	twin = bpf_map_lookup_elem(&flows, &key);
 	/* A client that uses its tuple for another connection owes the old one's answers nothing. */
 	return !twin || !(flow->flags & FLOW_REPLY || answers(twin, &pkt->tuple));
@@ -301,7 +363,7 @@ static __always_inline bool flow_holds(const struct packet *pkt, struct flow *fl
 	}
 	/* Once a second: a line that is only read stays in every CPU's cache. */
 	if (now > flow->seen + SECOND) {
-		if (flow_over(pkt, flow, now) || twin_lost(pkt, flow))
+		if (flow_over(pkt, flow, now) || twin_lost(pkt, flow, now))
 			return false;
 		flow->seen = now & ~SEEN_NONE;
 	}
@@ -398,9 +460,21 @@ static __noinline bool answers_no_more(const struct packet *pkt, const struct fl
 			  stale->dst_endpoint);
 }
 
+/* The flags of the half that answers one with these. */
+static __always_inline __u8 inverse_flags(__u8 flags)
+{
+	__u8 inverse = flags & FLOW_NODE;
+
+	if (flags & FLOW_NAT_DST)
+		inverse |= FLOW_NAT_SRC;
+	if (flags & FLOW_NAT_SRC)
+		inverse |= FLOW_NAT_DST;
+	return inverse;
+}
+
 /*
  * Whether the packet, which has no entry, answers an untranslated flow that lost its other half. Notes
- * so in *fwd. The half of a translated flow cannot be found from here; see twin_lost.
+ * so in *fwd.
  */
 static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 {
@@ -420,6 +494,42 @@ static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 	return true;
 }
 
+/* The same of a translated flow. Notes the translation, too. */
+static __noinline bool answers_asked(const struct packet *pkt, struct flow *fwd)
+{
+	__u32 hash = tuple_hash(&pkt->tuple), i;
+	struct asked_bucket *bucket = asked_bucket_of(hash);
+	struct scratch *work = scratch_here();
+	const struct flow *twin;
+	struct flow_key *key;
+
+	if (!bucket || !work || pkt->single || opens(pkt))
+		return false;
+	for (i = 0; i < ASKED_WAYS; i++)
+		if (bucket->ways[i].hash == hash)
+			goto found;
+	return false;
+found:
+	/* A copy: another flow's may take its place at any time. */
+	key = &work->rkey;
+	*key = bucket->ways[i & (ASKED_WAYS - 1)].key;
+	if (key->proto != pkt->tuple.proto)
+		return false;
+	twin = bpf_map_lookup_elem(&flows, key);
+	if (!twin || twin->flags & FLOW_REPLY || !answers(twin, &pkt->tuple) ||
+	    !alive(twin, pkt->tuple.proto, fwd->seen, false) ||
+	    !same_ends(&pkt->tuple.saddr, twin->dst_endpoint, &key->saddr, twin->src_endpoint))
+		return false;
+	fwd->saddr = key->daddr;
+	fwd->daddr = key->saddr;
+	fwd->sport = key->dport;
+	fwd->dport = key->sport;
+	fwd->flags = FLOW_REPLY | inverse_flags(twin->flags);
+	fwd->service = twin->service;
+	fwd->backend = twin->backend;
+	return true;
+}
+
 /*
  * Puts into work->reply what the answers to work->fwd become: the exact inverse of work->pkt, under the
  * key work->rkey.
@@ -435,11 +545,7 @@ static __always_inline void invert(struct scratch *work)
 	reply->daddr = key->saddr;
 	reply->sport = key->dport;
 	reply->dport = key->sport;
-	reply->flags = fwd->flags & FLOW_NODE;
-	if (fwd->flags & FLOW_NAT_DST)
-		reply->flags |= FLOW_NAT_SRC;
-	if (fwd->flags & FLOW_NAT_SRC)
-		reply->flags |= FLOW_NAT_DST;
+	reply->flags = inverse_flags(fwd->flags);
 	reply->in_ifindex = work->dst.ep.ifindex;
 	__builtin_memcpy(reply->in_mac, work->dst.ep.mac, 6);
 	reply->out_ifindex = fwd->in_ifindex;
@@ -566,6 +672,8 @@ claimed:
 		bpf_map_delete_elem(&flows, rkey);
 		return CREATED_FULL;
 	}
+	if (fwd->flags & (FLOW_NAT_SRC | FLOW_NAT_DST))
+		asked_note(rkey, key, fwd->seen);
 	return CREATED;
 }
 

@@ -47,6 +47,7 @@ type podEvent struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	podMapAffinity       = "affinity"
+	podMapAsked          = "asked"
 	podMapBackends       = "backends"
 	podMapCounters       = "counters"
 	podMapEndpoints      = "endpoints"
@@ -128,6 +129,7 @@ type podProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type podMapSpecs struct {
 	Affinity     *ebpf.MapSpec `ebpf:"affinity"`
+	Asked        *ebpf.MapSpec `ebpf:"asked"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
@@ -183,6 +185,7 @@ func (o *podObjects) Close() error {
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podMaps struct {
 	Affinity     *ebpf.Map `ebpf:"affinity"`
+	Asked        *ebpf.Map `ebpf:"asked"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
@@ -212,6 +215,7 @@ type podMaps struct {
 func (m *podMaps) Close() error {
 	return _PodClose(
 		m.Affinity,
+		m.Asked,
 		m.Backends,
 		m.Counters,
 		m.Endpoints,

@@ -25,6 +25,9 @@ const (
 // (RFC 4193) that no one has.
 const hairpinV6 = "fd53:6c75:6963:65::1"
 
+// askedWays is ASKED_WAYS of bpf/flow.h.
+const askedWays = 4
+
 // programs is what is attached. Nothing in it is pinned: links and filters keep their program.
 type programs struct {
 	fromPod, toPod *ebpf.Program
@@ -89,6 +92,8 @@ func loadSpecs(c config, sizes Sizes) (sock, pod *ebpf.CollectionSpec, err error
 	if pod, err = loadPod(); err != nil {
 		return nil, nil, err
 	}
+	c.Asked = max(sizes.Flows/2/askedWays, 1) // two entries a flow
+	pod.Maps[podMapAsked].MaxEntries = c.Asked
 	for _, spec := range []*ebpf.CollectionSpec{sock, pod} {
 		if v := spec.Variables[sockVarCfg]; v != nil {
 			if err := v.Set(c); err != nil {

@@ -144,6 +144,8 @@ func newRig(t testing.TB, f family, o rigOptions) *rig {
 		t.Fatal(err)
 	}
 	l.tell(&cfg)
+	cfg.Asked = 16384
+	spec.Maps["asked"].MaxEntries = cfg.Asked
 	unpinned(t, spec, cfg)
 	if o.flows != nil {
 		o.flows(spec.Maps["flows"])

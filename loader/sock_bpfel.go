@@ -75,6 +75,8 @@ type sockConfig struct {
 		SctpClosing     uint64
 		Other           uint64
 	}
+	Asked uint32
+	Pad   uint32
 }
 
 type sockCounters struct {
