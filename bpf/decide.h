@@ -174,7 +174,7 @@ static __always_inline enum stale begin_from(const struct packet *pkt, const str
 {
 	begin(pkt, fwd);
 	if (!stale)
-		return answers_known(pkt, fwd) || answers_asked(pkt, fwd) ? STALE_KEPT : STALE_NONE;
+		return answers_known(pkt, fwd) || answers_asked() ? STALE_KEPT : STALE_NONE;
 	if (flow_over(pkt, stale, fwd->seen) || answers_no_more(pkt, stale))
 		return STALE_OVER;
 	if (flow_keep(pkt, stale, fwd))

@@ -61,7 +61,8 @@ struct scratch {
 	struct flow fwd;
 	struct flow reply;
 	struct flow_key rkey;
-	struct packet pkt; /* what all this is about */
+	struct flow_key half; /* of alive: the key of an entry's other half */
+	struct packet pkt;    /* what all this is about */
 	/* policy.h */
 	struct end src; /* who sends and who receives, as the packet goes; after translation */
 	struct end dst;
@@ -120,15 +121,29 @@ static __always_inline struct asked_bucket *asked_bucket_of(__u32 hash)
 	return bpf_map_lookup_elem(&asked, &slot);
 }
 
-/* Notes where the flow's asking half is, in place of the flow that was silent for longest. */
-static __noinline void asked_note(const struct flow_key *reply, const struct flow_key *key,
-				  __u64 now)
+static __always_inline struct scratch *scratch_here(void)
 {
-	__u32 hash = tuple_hash(reply), second = now / SECOND, oldest = 0, way = 0, i;
-	struct asked_bucket *bucket = asked_bucket_of(hash);
+	__u32 zero = 0;
 
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
+/*
+ * Notes that the asking half of the flow whose answers have the key work->rkey is at work->pkt's, in place
+ * of the flow that was silent for longest.
+ */
+__noinline int asked_note(__u32 second)
+{
+	struct scratch *work = scratch_here();
+	__u32 hash, oldest = 0, way = 0, i;
+	struct asked_bucket *bucket;
+
+	if (!work)
+		return 0;
+	hash = tuple_hash(&work->rkey);
+	bucket = asked_bucket_of(hash);
 	if (!bucket)
-		return;
+		return 0;
 	for (i = 0; i < ASKED_WAYS; i++) {
 		if (bucket->ways[i].hash == hash) {
 			way = i;
@@ -140,16 +155,10 @@ static __noinline void asked_note(const struct flow_key *reply, const struct flo
 		}
 	}
 	way &= ASKED_WAYS - 1;
-	bucket->ways[way].key = *key;
+	bucket->ways[way].key = work->pkt.tuple;
 	bucket->ways[way].hash = hash;
 	bucket->ways[way].noted = second;
-}
-
-static __always_inline struct scratch *scratch_here(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&scratch, &zero);
+	return 0;
 }
 
 enum created {
@@ -232,8 +241,11 @@ static __always_inline bool is_stream(__u8 proto)
 /*
  * How long a flow may be silent. either and both: the flags that one and both of its halves have;
  * answered: packets went both ways.
+ *
+ * Global, so that to the verifier of its callers the result is any number: constants of the frozen config
+ * would each be a path of their own.
  */
-static __always_inline __u64 lifetime(__u8 proto, __u8 either, __u8 both, bool answered)
+__noinline __u64 lifetime(__u32 proto, __u32 either, __u32 both, __u32 answered)
 {
 	switch (proto) {
 	case IPPROTO_TCP:
@@ -263,14 +275,16 @@ static __always_inline __u64 lifetime(__u8 proto, __u8 either, __u8 both, bool a
  */
 static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now, bool anew)
 {
-	const struct flow *twin;
-	struct flow_key key;
 	__u64 seen = entry->seen, patience;
 	__u8 either = entry->flags, both = entry->flags;
 	bool answered = !(either & FLOW_REPLY && seen & SEEN_NONE);
+	struct scratch *work = scratch_here();
+	const struct flow *twin;
 
-	reply_key(&key, entry, proto);
-	twin = bpf_map_lookup_elem(&flows, &key);
+	if (!work)
+		return true;
+	reply_key(&work->half, entry, proto);
+	twin = bpf_map_lookup_elem(&flows, &work->half);
 	if (twin) {
 		either |= twin->flags;
 		both &= twin->flags;
@@ -324,15 +338,17 @@ static __always_inline bool flow_over(const struct packet *pkt, const struct flo
  */
 static __noinline bool twin_lost(const struct packet *pkt, const struct flow *flow, __u64 now)
 {
+	struct scratch *work = scratch_here();
 	const struct flow *twin;
-	struct flow_key key;
 
-	if (!(flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+	if (!work || !(flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
 		return false;
-	reply_key(&key, flow, pkt->tuple.proto);
-	if (!(flow->flags & FLOW_REPLY))
-		asked_note(&key, &pkt->tuple, now);
-	twin = bpf_map_lookup_elem(&flows, &key);
+	reply_key(&work->rkey, flow, pkt->tuple.proto);
+	if (!(flow->flags & FLOW_REPLY)) {
+		work->pkt = *pkt;
+		asked_note(now / SECOND);
+	}
+	twin = bpf_map_lookup_elem(&flows, &work->rkey);
 	/* A client that uses its tuple for another connection owes the old one's answers nothing. */
 	return !twin || !(flow->flags & FLOW_REPLY || answers(twin, &pkt->tuple));
 }
@@ -494,32 +510,42 @@ static __noinline bool answers_known(const struct packet *pkt, struct flow *fwd)
 	return true;
 }
 
-/* The same of a translated flow. Notes the translation, too. */
-static __noinline bool answers_asked(const struct packet *pkt, struct flow *fwd)
+/* The same of the packet in the scratch and a translated flow. Notes the translation, too. */
+__noinline int answers_asked(void)
 {
-	__u32 hash = tuple_hash(&pkt->tuple), i;
-	struct asked_bucket *bucket = asked_bucket_of(hash);
 	struct scratch *work = scratch_here();
+	struct asked_bucket *bucket;
+	const struct packet *pkt;
 	const struct flow *twin;
 	struct flow_key *key;
+	struct flow *fwd;
+	__u32 hash, i;
 
-	if (!bucket || !work || pkt->single || opens(pkt))
-		return false;
+	if (!work)
+		return 0;
+	pkt = &work->pkt;
+	fwd = &work->fwd;
+	if (pkt->single || opens(pkt))
+		return 0;
+	hash = tuple_hash(&pkt->tuple);
+	bucket = asked_bucket_of(hash);
+	if (!bucket)
+		return 0;
 	for (i = 0; i < ASKED_WAYS; i++)
 		if (bucket->ways[i].hash == hash)
 			goto found;
-	return false;
+	return 0;
 found:
 	/* A copy: another flow's may take its place at any time. */
 	key = &work->rkey;
 	*key = bucket->ways[i & (ASKED_WAYS - 1)].key;
 	if (key->proto != pkt->tuple.proto)
-		return false;
+		return 0;
 	twin = bpf_map_lookup_elem(&flows, key);
 	if (!twin || twin->flags & FLOW_REPLY || !answers(twin, &pkt->tuple) ||
 	    !alive(twin, pkt->tuple.proto, fwd->seen, false) ||
 	    !same_ends(&pkt->tuple.saddr, twin->dst_endpoint, &key->saddr, twin->src_endpoint))
-		return false;
+		return 0;
 	fwd->saddr = key->daddr;
 	fwd->daddr = key->saddr;
 	fwd->sport = key->dport;
@@ -527,7 +553,7 @@ found:
 	fwd->flags = FLOW_REPLY | inverse_flags(twin->flags);
 	fwd->service = twin->service;
 	fwd->backend = twin->backend;
-	return true;
+	return 1;
 }
 
 /*
@@ -575,9 +601,11 @@ __noinline int flow_restore(void)
 	return bpf_map_update_elem(&flows, &work->rkey, &work->reply, BPF_NOEXIST);
 }
 
-/* The source port that a flow of this hash tries in the i-th place. */
-static __always_inline __u16 port_try(__u32 hash, __u32 i)
+/* The source port that the flow in the scratch tries in the i-th place. */
+static __always_inline __u16 port_try(const struct scratch *work, __u32 i)
 {
+	__u32 hash = tuple_hash(&work->pkt.tuple);
+
 	return PORT_FIRST + hash_words(&hash, 1, i + 2) % PORT_COUNT;
 }
 
@@ -594,14 +622,14 @@ static __always_inline void port_take(struct scratch *work, __u16 port)
  * Looks whether the flow, which does not begin with this packet, had another source port before its asking
  * half was evicted: the one that it would have been given first.
  */
-static __always_inline void port_again(struct scratch *work, __u32 hash)
+static __always_inline void port_again(struct scratch *work)
 {
 	const struct flow *old;
 	__u16 own = work->rkey.dport;
 
 	if (opens(&work->pkt) || own != work->pkt.tuple.sport)
 		return;
-	work->rkey.dport = port_try(hash, 0);
+	work->rkey.dport = port_try(work, 0);
 	old = bpf_map_lookup_elem(&flows, &work->rkey);
 	if (old && answers(old, &work->pkt.tuple))
 		port_take(work, work->rkey.dport);
@@ -621,7 +649,6 @@ __noinline int flow_create(void)
 	struct scratch *work = scratch_here();
 	struct flow *fwd, *reply, *old;
 	struct flow_key *key, *rkey;
-	__u32 hash;
 	__u16 sport;
 	int i, err;
 
@@ -632,7 +659,6 @@ __noinline int flow_create(void)
 	fwd = &work->fwd;
 	reply = &work->reply;
 	sport = fwd->sport;
-	hash = tuple_hash(key);
 	invert(work);
 	reply->flags |= FLOW_REPLY;
 	/* A connection that was there before its entries has been answered. */
@@ -640,7 +666,7 @@ __noinline int flow_create(void)
 		reply->seen = fwd->seen;
 	else
 		reply->seen = (fwd->seen - SECOND - 1) | SEEN_NONE;
-	port_again(work, hash);
+	port_again(work);
 	for (i = 0; i < PORT_TRIES; i++) {
 		err = bpf_map_update_elem(&flows, rkey, reply, BPF_NOEXIST);
 		if (!err)
@@ -662,7 +688,7 @@ __noinline int flow_create(void)
 			bpf_map_delete_elem(&flows, rkey);
 			continue;
 		}
-		port_take(work, port_try(hash, i));
+		port_take(work, port_try(work, i));
 	}
 	return CREATED_PORTS_SPENT;
 claimed:
@@ -673,7 +699,7 @@ claimed:
 		return CREATED_FULL;
 	}
 	if (fwd->flags & (FLOW_NAT_SRC | FLOW_NAT_DST))
-		asked_note(rkey, key, fwd->seen);
+		asked_note(fwd->seen / SECOND);
 	return CREATED;
 }
 

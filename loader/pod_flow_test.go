@@ -141,10 +141,20 @@ func vipFlows(proto uint8) []fixture {
 		counters: counters{FlowsCreated: 1, FlowsRenewed: 1},
 		flows:    both,
 	}, {
-		name: "lost half for answers, whose key went to another flow",
+		name: "lost half for answers is made again by an answer",
 		steps: []step{
 			at("A>", first).redirects(first.as("A:1234", "B:7000").to("B")),
 			do(func(r *rig) { r.remove("flows", r.key(proto, "B:7000", "A:1234")) }),
+			at("B>", answer.with(flagACK)).redirects(answer.with(flagACK).as("V:80", "A:1234").to("A")),
+			at("A>", next).redirects(next.as("A:1234", "B:7000").to("B")),
+		},
+		counters: counters{FlowsCreated: 1, FlowsRenewed: 1},
+		flows:    both,
+	}, {
+		name: "lost half for answers, whose key went to another flow",
+		steps: []step{
+			at("A>", first).redirects(first.as("A:1234", "B:7000").to("B")),
+			do(func(r *rig) { r.remove("flows", r.key(proto, "B:7000", "A:1234")); r.forgetAsked() }),
 			at("B>", answer).redirects(answer.to("A")),
 			do(func(r *rig) { r.age(r.key(proto, "A:1234", "V:80"), 2) }),
 			at("A>", next).redirects(next.as("A:P", "B:7000").to("B")),
@@ -152,6 +162,16 @@ func vipFlows(proto uint8) []fixture {
 		},
 		counters: counters{FlowsCreated: 2, FlowsRenewed: 1, PortsRewritten: 1},
 	}}
+}
+
+// forgetAsked empties the map by which answers find the half that asked.
+func (r *rig) forgetAsked() {
+	r.t.Helper()
+	m := r.coll.Maps["asked"]
+	none := make([]byte, m.ValueSize())
+	for i := range m.MaxEntries() {
+		r.put("asked", i, none)
+	}
 }
 
 func (r *rig) key(proto uint8, src, dst string) sockFlowKey {
