@@ -78,6 +78,7 @@ func (l *Loader) DetachInterface(name string) error {
 	}
 	if w != nil {
 		l.isolation.detach(w.Interface)
+		l.sweeper.gone(w.Addrs)
 	}
 	if err := l.hooks.detach(name, index); err != nil {
 		return fmt.Errorf("detach %s: %w", name, err)

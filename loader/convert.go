@@ -21,6 +21,8 @@ type (
 	affinityKey  = sockAffinityKey
 	affinity     = sockAffinity
 	namespace    = sockNamespace
+	sockKey      = sockSockKey
+	sockOrigin   = sockSockOrigin
 
 	prefixKey    = sockPrefixKey
 	prefixEntry  = sockPrefix

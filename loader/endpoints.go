@@ -97,6 +97,7 @@ type endpointTable struct {
 	byName  map[string]*wired
 	owner   map[netip.Addr]string // name of the interface that has the address
 	byID    map[uint32]*wired
+	gone    map[netip.Addr]bool // whose entries restore deleted
 	// tagOf tells what an address's entry is to say about isolation.
 	tagOf func(netip.Addr) tag
 }
@@ -114,6 +115,7 @@ func newEndpointTable(entries *ebpf.Map, epochs *memory, grace time.Duration, no
 		erase:  func(key *address) error { return entries.Delete(key) },
 		ids:    newIDAllocator("epochs", epochs.entries, grace, now),
 		byName: map[string]*wired{}, owner: map[netip.Addr]string{}, byID: map[uint32]*wired{},
+		gone:  map[netip.Addr]bool{},
 		tagOf: func(netip.Addr) tag { return tag{} },
 	}
 }
@@ -296,6 +298,7 @@ func (t *endpointTable) restore(names map[int]string) (tags map[netip.Addr]tag, 
 	watched := map[netip.Addr]bool{}
 	drop := func(a netip.Addr, id uint32, why string) error {
 		dropped = append(dropped, fmt.Errorf("endpoint %s: %s", a, why))
+		t.gone[a] = true
 		if err := t.delete(a); err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ type Loader struct {
 	writes   writes
 	events   *eventHub
 	watches  watches
+	sweeper  *sweeper
 
 	mu       sync.Mutex // guards what follows
 	syncer   *syncer
@@ -58,6 +59,9 @@ func Open(o Options) (_ *Loader, err error) {
 			err = fmt.Errorf("open dataplane: %w", err)
 		}
 	}()
+	if l.sweeper, err = newSweeper(l); err != nil {
+		return nil, err
+	}
 	if err := l.build(); err != nil {
 		return nil, err
 	}
@@ -67,6 +71,7 @@ func Open(o Options) (_ *Loader, err error) {
 	if err := l.report(); err != nil {
 		return nil, err
 	}
+	l.sweeper.start()
 	return l, nil
 }
 
@@ -187,6 +192,7 @@ func (l *Loader) mapMemories() (err error) {
 // Close lets go of what the process holds. Everything in the kernel stays and works on.
 func (l *Loader) Close() error {
 	l.events.close() // its reader takes the locks
+	l.sweeper.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wireMu.Lock()

@@ -12,6 +12,8 @@ import (
 type metrics struct {
 	duration prometheus.Histogram
 	errors   prometheus.Counter
+
+	sweepErrors prometheus.Counter
 }
 
 func (m *metrics) init() {
@@ -23,6 +25,10 @@ func (m *metrics) init() {
 	m.errors = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "sluice_sync_errors_total",
 		Help: "Syncs after which something was missing in the maps.",
+	})
+	m.sweepErrors = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sluice_sweep_errors_total",
+		Help: "Network namespaces in which sockets whose backend is gone could not be looked for.",
 	})
 }
 
@@ -137,6 +143,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	l.metrics.duration.Collect(out)
 	l.metrics.errors.Collect(out)
+	l.metrics.sweepErrors.Collect(out)
 }
 
 func (c *collector) collectServices(out chan<- prometheus.Metric) error {

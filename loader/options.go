@@ -42,6 +42,10 @@ type Options struct {
 	// MaglevTableSize is how many slots each Maglev table has, one of MaglevTableSizes; 0:
 	// DefaultMaglevTableSize.
 	MaglevTableSize uint32
+	// Namespaces returns paths of the network namespaces in which processes may use services; one may
+	// be there twice, and some lead nowhere. Sockets in these and in the agent's own are ended when their
+	// backend is gone. What is returned beside an error counts. nil: no sockets are ended.
+	Namespaces func() ([]string, error)
 	// Logger may be nil.
 	Logger *slog.Logger
 

@@ -227,6 +227,7 @@ func (s *syncer) release(changes []*change) {
 	for _, c := range changes {
 		for _, m := range c.removed {
 			s.freeBackend(m.id, s.backendIDs.free)
+			s.left(c.frontend, c.old.id, m)
 		}
 		if c.old == nil {
 			continue

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/sluice-net/sluice/registry"
 	"golang.org/x/sys/unix"
 )
 
@@ -99,4 +100,33 @@ func (s *sockets) reach(proto uint8) string {
 	}
 	text, _ := s.receive(c)
 	return text
+}
+
+// TestSocketAffinityAfterRestart: the next agent knows who had which backend.
+func TestSocketAffinityAfterRestart(t *testing.T) {
+	eachSweep(t, func(t *testing.T, r *sweepRig) {
+		sticky := r.service("V:80", registry.UDP, "B:7000", "C:7000")
+		sticky.AffinityTimeout = 3600
+		r.sync(sticky)
+		answers := func() string {
+			fd := r.connected(unix.SOCK_DGRAM, "V:80")
+			if _, err := unix.Write(fd, []byte("?")); err != nil {
+				t.Fatal(err)
+			}
+			text, _ := r.receive(fd)
+			return text
+		}
+		first := answers()
+		for range 4 { // by chance: 1 in 2^20
+			r.in(r.home)
+			r.l.Close()
+			r.l = r.node.open(r.options())
+			for range 5 {
+				if by := answers(); by != first {
+					t.Fatalf("%s answered, want %s", by, first)
+				}
+			}
+			r.sync(sticky)
+		}
+	})
 }

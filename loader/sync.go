@@ -40,7 +40,9 @@ type syncer struct {
 	unfreed   []uint32                    // backends that no run leads to, but could not be made free
 	unmet     map[registry.Frontend]error // served, but not by the algorithm that was asked for
 	draining  int                         // backends that drain
-	synced    bool                        // a snapshot has arrived: desired is everything there is
+	// left is called with each backend that a frontend had, when its entry is free.
+	left   func(f registry.Frontend, service uint32, m member)
+	synced bool // a snapshot has arrived: desired is everything there is
 
 	runs       *runAllocator
 	backendIDs *idAllocator
@@ -56,6 +58,7 @@ type vip struct {
 func newSyncer(t tables, s Sizes, c choice, grace time.Duration, now func() time.Time) *syncer {
 	return &syncer{
 		tables:     t,
+		left:       func(registry.Frontend, uint32, member) {},
 		choice:     c,
 		desired:    map[registry.Frontend]registry.Resolved{},
 		held:       map[registry.Frontend]*held{},

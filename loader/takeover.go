@@ -30,6 +30,8 @@ func (l *Loader) restore() error {
 	for _, wrong := range l.syncer.restore(entries, l.slots, l.backends) {
 		l.o.Logger.Warn("pinned service is unsound and will be written anew", "error", wrong)
 	}
+	l.syncer.left = l.sweeper.left
+	l.sweeper.resume(l.backends)
 	return l.restoreEndpoints()
 }
 
@@ -79,6 +81,7 @@ func (l *Loader) restoreEndpoints() error {
 	for _, d := range dropped {
 		l.o.Logger.Warn("pinned endpoint was removed", "error", d)
 	}
+	l.sweeper.add(sweep{gone: l.endpoints.gone})
 	if err := l.restoreNamespaces(); err != nil {
 		return err
 	}

@@ -44,8 +44,10 @@ type agent struct {
 	catalog *registry.Catalog
 	cni     *cniserver.Server
 	settled atomic.Bool // the wires are as recorded
-	watch   *addressWatch
-	record  *nodeRecord
+
+	namespaces namespaces // where sockets may be that use services
+	watch      *addressWatch
+	record     *nodeRecord
 }
 
 // runAgent runs until ctx ends. The kernel goes on serving afterwards.
@@ -97,7 +99,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	if a.node, err = c.node(); err != nil {
 		return err
 	}
-	if a.loader, err = openLoader(c, a.log); err != nil {
+	if a.loader, err = openLoader(c, a.log, a.namespaces.paths); err != nil {
 		return err
 	}
 	a.record = newNodeRecord(a.node, len(c.Node.Addresses) > 0, a.log.With("part", "addresses"))
@@ -129,10 +131,11 @@ func (a *agent) open(ctx context.Context) (err error) {
 		Registry:  endpoints{a.store, a.loader, c.Node.Name},
 		Logger:    a.log.With("part", "cni"),
 	})
+	a.namespaces.wired.Store(a.cni)
 	return err
 }
 
-func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
+func openLoader(c *Config, log *slog.Logger, namespaces func() ([]string, error)) (*loader.Loader, error) {
 	if err := mountBPFFS(c.Paths.BPFFS); err != nil {
 		return nil, err
 	}
@@ -154,6 +157,7 @@ func openLoader(c *Config, log *slog.Logger) (*loader.Loader, error) {
 		PolicyAudit:       c.Policy.Audit,
 		EventRate:         uint32(c.Events.Rate),
 		EventSample:       uint32(c.Events.Sample),
+		Namespaces:        namespaces,
 		Logger:            log.With("part", "loader"),
 	})
 }

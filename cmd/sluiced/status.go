@@ -23,6 +23,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 			condition("registry", a.store.Health(ctx)),
 			condition("maps", a.synced(ctx)),
 			condition("isolation", a.loader.Isolated()),
+			condition("sockets", a.loader.Swept()),
 			a.wired(),
 		},
 		Ready: true,
