@@ -87,7 +87,7 @@ var endingRows = []row{
 			s.condition(x, "ready")
 		})
 	}},
-	{awaits: "the sweep of sockets", says: "connections to a backend that is gone are reset, others go on, and new ones are served", nets: "tcp sctp", show: func(s *scene) {
+	{says: "connections to a backend that is gone are reset, others go on, and new ones are served", nets: "tcp sctp", show: func(s *scene) {
 		x := s.container("x", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.container("y", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.must(s.apply(s.service("web", "selector: {app: x}")))
@@ -118,7 +118,7 @@ var endingRows = []row{
 		}
 		s.each(func(w way) { s.spread(w, s.vip(w, "web"), "y") })
 	}},
-	{awaits: "the sweep of sockets", says: "a connected UDP socket learns that its backend is gone, and its next connection is served", nets: "udp", show: func(s *scene) {
+	{says: "a connected UDP socket learns that its backend is gone, and its next connection is served", nets: "udp", show: func(s *scene) {
 		x := s.container("x", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.container("y", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.must(s.apply(s.service("web", "selector: {app: x}")))
@@ -153,7 +153,7 @@ var endingRows = []row{
 			s.must(s.find(left).Delete(s.Context()))
 		})
 	}},
-	{awaits: "the sweep of sockets", says: "a connection whose backend has left the service goes on, and datagrams go elsewhere", show: func(s *scene) {
+	{says: "a connection whose backend has left the service goes on, and datagrams go elsewhere", show: func(s *scene) {
 		x := s.container("x", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.container("y", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.must(s.apply(s.service("web", "selector: {app: x}")))

@@ -23,8 +23,6 @@ type row struct {
 	show func(*scene)
 	// alone: while it is shown, the agent is not there for other rows.
 	alone bool
-	// awaits is what has to come before it can be shown.
-	awaits string
 }
 
 // TestServices shows what a Service promises, a sentence at a time, by each way that a client has to it.
@@ -141,9 +139,6 @@ type scene struct {
 }
 
 func (st *stage) scene(t *testing.T, i int, r row) *scene {
-	if r.awaits != "" {
-		t.Skip("awaits " + r.awaits)
-	}
 	s := &scene{T: t, stage: st, namespace: fmt.Sprintf("row-%d", i), own: map[string]*nstest.Container{}}
 	for _, network := range strings.Fields(cmp.Or(r.nets, "tcp udp sctp")) {
 		for _, v6 := range []bool{false, true} {
