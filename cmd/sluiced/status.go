@@ -23,7 +23,6 @@ func (a *agent) Status(ctx context.Context) api.Status {
 			condition("registry", a.store.Health(ctx)),
 			condition("maps", a.synced(ctx)),
 			condition("isolation", a.loader.Isolated()),
-			condition("sockets", a.loader.Swept()),
 			a.wired(),
 		},
 		Ready: true,
@@ -31,6 +30,9 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	for _, c := range s.Conditions {
 		s.Ready = s.Ready && c.OK
 	}
+	// Told, but no reason to keep a node from work: a namespace that cannot be entered is as a rule not
+	// of ours, and a connection to a backend that is gone is reset at its next packet all the same.
+	s.Conditions = append(s.Conditions, condition("sockets", a.loader.Swept()))
 	s.Counts = a.counts()
 	maps, err := a.loader.Maps()
 	if err != nil {
