@@ -16,6 +16,8 @@ var (
 	ErrNodePortsExhausted = errors.New("no free node port is left")
 	// ErrFamily: the IP families asked for contradict each other or have no range.
 	ErrFamily = errors.New("IP families do not fit")
+	// ErrUnavailable: the store cannot be reached, or has no leader. What was asked may have been done.
+	ErrUnavailable = errors.New("the registry's store is not available")
 	// ErrInvalid: an object that no store would take.
 	ErrInvalid = errors.New("invalid object")
 )

@@ -14,6 +14,9 @@ type Change struct {
 	Node      *Node
 	Namespace *Namespace
 	Policy    *Policy
+	Instance  *Instance
+	Lease     *InstanceLease  // deleted: it has lapsed
+	Health    *InstanceHealth // deleted: the instance is well
 	Deleted   bool
 }
 
