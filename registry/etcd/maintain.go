@@ -89,6 +89,9 @@ func (s *Store) compact(ctx context.Context, revision int64) error {
 
 // Health returns nil when the registry answers reads and takes writes.
 func (s *Store) Health(ctx context.Context) error {
+	if s.server == nil {
+		return s.clusterHealth(ctx)
+	}
 	select {
 	case <-s.server.Server.StopNotify():
 		return errors.New("registry: etcd has stopped")

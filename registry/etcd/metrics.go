@@ -24,7 +24,7 @@ func (s *Store) Collector() prometheus.Collector {
 	return &collector{
 		store:    s,
 		up:       desc("up", "1 when the registry answers reads and takes writes."),
-		revision: desc("revision", "Revision of the registry."),
+		revision: desc("revision", "Revision of the registry that this node has seen."),
 		size:     desc("database_bytes", "Size of the registry's database file."),
 		used:     desc("database_used_bytes", "Bytes of the database file that hold data."),
 		quota:    desc("database_quota_bytes", "Size of the database file at which writes fail."),
@@ -53,11 +53,13 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		up = 1
 	}
 	gauge(c.up, up)
-	server := c.store.server.Server
-	gauge(c.revision, float64(server.KV().Rev()))
-	gauge(c.size, float64(server.Backend().Size()))
-	gauge(c.used, float64(server.Backend().SizeInUse()))
-	gauge(c.quota, float64(c.store.quota))
+	gauge(c.revision, float64(c.store.seen.Load()))
+	if c.store.server != nil { // or else its members report them
+		server := c.store.server.Server
+		gauge(c.size, float64(server.Backend().Size()))
+		gauge(c.used, float64(server.Backend().SizeInUse()))
+		gauge(c.quota, float64(c.store.quota))
+	}
 	out <- prometheus.MustNewConstMetric(c.damaged, prometheus.CounterValue, float64(c.store.damaged.Load()))
 	pools, err := c.store.Pools(ctx)
 	if err != nil {

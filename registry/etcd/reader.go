@@ -17,6 +17,9 @@ type reader struct {
 	readable map[string]registry.Change
 	// told holds, by key, the revision of the value that was last logged.
 	told map[string]int64
+	// at is the revision up to which everything was sent; 0: nothing was. cluster is whose revision it is.
+	at      int64
+	cluster uint64
 }
 
 func newReader(s *Store) *reader {

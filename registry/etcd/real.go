@@ -191,13 +191,18 @@ func advice(what string) string {
 
 // warnOfRanges tells of services whose addresses lie in a range that containers get theirs from: it is another
 // configuration than the one under which they got them, and a container may get the same.
-func (s *Store) warnOfRanges(ctx context.Context) error {
+func (s *Store) warnOfRanges(ctx context.Context) {
 	if len(s.containers) == 0 {
-		return nil
+		return
 	}
 	taken, err := s.taken(ctx)
-	if err != nil {
-		return err
+	for wait := retryFirst; err != nil; wait = min(2*wait, retryMost) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		taken, err = s.taken(ctx)
 	}
 	for a := range taken {
 		for _, p := range s.containers {
@@ -206,5 +211,4 @@ func (s *Store) warnOfRanges(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
 }

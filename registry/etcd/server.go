@@ -41,6 +41,8 @@ const (
 
 // Options says where the registry lives and what it may hand out.
 type Options struct {
+	// Cluster is the etcd to use; nil: one that is embedded, whose files are in Dir and Run.
+	Cluster *Cluster
 	// Dir holds the data. It is created, with its parents, for root only.
 	Dir string
 	// Run gets a subdirectory etcd, for root only, with the unix socket in it: etcd itself asks
@@ -62,7 +64,7 @@ type Options struct {
 // Store is the registry. Its methods may be called concurrently.
 type Store struct {
 	log    *slog.Logger
-	lock   *os.File
+	lock   *os.File // nil with a cluster, as is server
 	server *embed.Etcd
 	client *clientv3.Client
 	ranges []vipRange
@@ -78,9 +80,11 @@ type Store struct {
 	closing atomic.Bool
 	written atomic.Int64 // highest revision that a write of ours made
 	damaged atomic.Int64 // values that could not be read, ever
+	seen    atomic.Int64 // highest revision that a watch or a write has told
 }
 
-// Open starts the registry, or recovers it after whatever ended the last run. The caller closes it.
+// Open starts the registry, or recovers it after whatever ended the last run. A cluster need not be there yet: until it
+// is, requests fail with registry.ErrUnavailable and watches wait. The caller closes the store.
 func Open(ctx context.Context, o Options) (s *Store, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -102,37 +106,52 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 		log: o.Logger, ranges: ranges, quota: o.Quota,
 		nodePortRange: o.NodePorts, containers: o.ContainerCIDRs, reals: newRealAddresses(),
 	}
-	cfg, err := config(o, &s.closing)
+	if o.Cluster == nil {
+		err = s.embed(ctx, o)
+	} else if err = s.dial(o.Cluster); err != nil {
+		err = fmt.Errorf("open registry: etcd cluster: %w", err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open registry: %w", err)
+		s.Close()
+		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(o.Run, filepath.Dir(socketName)), 0o700); err != nil {
-		return nil, fmt.Errorf("open registry: make directory of its socket: %w", err)
-	}
-	if s.lock, err = lockDir(o.Dir); err != nil {
-		return nil, fmt.Errorf("open registry %s: %w", o.Dir, err)
-	}
-	defer func() {
-		if err != nil {
-			s.Close()
-			s = nil
-		}
-	}()
-	if s.server, err = start(cfg); err != nil {
-		return s, fmt.Errorf("open registry %s: %w", o.Dir, err)
-	}
-	if err = s.ready(ctx); err != nil {
-		return s, fmt.Errorf("open registry %s: %w", o.Dir, err)
-	}
-	s.client = v3client.New(s.server.Server)
+	s.client.KV = patient{s.client.KV}
 	background, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
-	s.running.Go(func() { s.maintain(background) })
 	s.running.Go(func() { s.followReal(background) })
-	if err = s.warnOfRanges(ctx); err != nil {
-		return s, fmt.Errorf("open registry %s: %w", o.Dir, err)
+	if s.server != nil {
+		s.running.Go(func() { s.maintain(background) })
+		s.warnOfRanges(ctx)
+	} else {
+		s.running.Go(func() { s.compactCluster(background) })
+		s.running.Go(func() { s.warnOfRanges(background) })
 	}
 	return s, nil
+}
+
+// Embedded tells whether this is the node's own registry, that no other node uses.
+func (s *Store) Embedded() bool { return s.server != nil }
+
+// embed starts an etcd of our own.
+func (s *Store) embed(ctx context.Context, o Options) error {
+	cfg, err := config(o, &s.closing)
+	if err != nil {
+		return fmt.Errorf("open registry: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Join(o.Run, filepath.Dir(socketName)), 0o700); err != nil {
+		return fmt.Errorf("open registry: make directory of its socket: %w", err)
+	}
+	if s.lock, err = lockDir(o.Dir); err != nil {
+		return fmt.Errorf("open registry %s: %w", o.Dir, err)
+	}
+	if s.server, err = start(cfg); err != nil {
+		return fmt.Errorf("open registry %s: %w", o.Dir, err)
+	}
+	if err = s.ready(ctx); err != nil {
+		return fmt.Errorf("open registry %s: %w", o.Dir, err)
+	}
+	s.client = v3client.New(s.server.Server)
+	return nil
 }
 
 // start makes an error of files that are beyond repair, where etcd panics.
@@ -239,6 +258,9 @@ func (s *Store) Close() error {
 	}
 	if s.server != nil {
 		s.server.Close()
+	}
+	if s.lock == nil {
+		return nil
 	}
 	return s.lock.Close()
 }

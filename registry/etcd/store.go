@@ -246,7 +246,7 @@ func (s *Store) get(ctx context.Context, k string) (*mvccpb.KeyValue, error) {
 }
 
 // wrote remembers the highest revision written and returns the one given.
-func (s *Store) wrote(rev int64) int64 { return raise(&s.written, rev) }
+func (s *Store) wrote(rev int64) int64 { return raise(&s.written, raise(&s.seen, rev)) }
 
 // moved is wrote for endpoints and nodes, whose addresses may have changed.
 func (s *Store) moved(rev int64) int64 { return raise(&s.wroteReal, s.wrote(rev)) }

@@ -18,6 +18,9 @@ const (
 // Watch implements registry.Source. A value that cannot be read is logged. It counts as absent, and what was
 // read under its key before is deleted; but a NetworkPolicy isolates its namespace, and a namespace or a
 // policy of the other tiers stays what it was when this watch last could read it.
+//
+// A watch that broke off goes on where it was, unless the store has dropped the revisions since then or is
+// another one: a snapshot tells what became of everything.
 func (s *Store) Watch(ctx context.Context) <-chan registry.Batch {
 	out := make(chan registry.Batch)
 	go func() {
@@ -32,7 +35,7 @@ func (s *Store) Watch(ctx context.Context) <-chan registry.Batch {
 			if progressed {
 				wait = retryFirst
 			}
-			s.log.Warn("registry watch lost its place and starts again", "err", err, "in", wait)
+			s.log.Warn("registry watch broke off and is taken up again", "err", err, "in", wait)
 			select {
 			case <-ctx.Done():
 			case <-time.After(wait):
@@ -43,30 +46,62 @@ func (s *Store) Watch(ctx context.Context) <-chan registry.Batch {
 	return out
 }
 
-// follow sends a snapshot and then the changes until something breaks. It reports whether it got
-// as far as the snapshot.
+// follow sends what has changed since the last call, at first a snapshot, and then the changes until something
+// breaks. It reports whether it got as far as to know of no more.
 func (r *reader) follow(ctx context.Context, out chan<- registry.Batch) (progressed bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
+	// A member that has lost its leader tells nothing new: with this it says so, and another one is asked.
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	snapshot, err := r.snapshot(ctx)
-	if err != nil {
+	if err := r.resumable(ctx); err != nil {
 		return false, err
 	}
-	if !send(ctx, out, snapshot) {
-		return true, ctx.Err()
-	}
-	events := r.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(snapshot.Revision+1))
-	for response := range events {
-		if err := response.Err(); err != nil {
-			return true, err
+	if r.at == 0 {
+		snapshot, err := r.snapshot(ctx)
+		if err != nil {
+			return false, err
 		}
+		if !send(ctx, out, snapshot) {
+			return true, ctx.Err()
+		}
+		r.at = snapshot.Revision
+		raise(&r.seen, snapshot.Revision)
+	}
+	events := r.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(r.at+1))
+	for response := range events {
+		if response.CompactRevision > 0 {
+			r.at = 0
+		}
+		if err := response.Err(); err != nil {
+			return progressed, err
+		}
+		progressed = true
 		for _, b := range r.batches(response.Events) {
 			if !send(ctx, out, b) {
 				return true, ctx.Err()
 			}
+			r.at = b.Revision
+			raise(&r.seen, b.Revision)
 		}
 	}
-	return true, errWatchEnded
+	return progressed, errWatchEnded
+}
+
+// resumable forgets where the watch was if the store cannot go on from there: it is another one, or was made
+// from a backup, which etcd itself would not notice.
+func (r *reader) resumable(ctx context.Context) error {
+	if r.at == 0 {
+		return nil
+	}
+	now, err := r.client.Get(ctx, prefix, clientv3.WithKeysOnly())
+	if err != nil {
+		return err
+	}
+	if now.Header.ClusterId != r.cluster || now.Header.Revision < r.at {
+		r.log.Warn("the registry is another one, or an older state of it: all of it is read again",
+			"revision", now.Header.Revision, "before", r.at)
+		r.at = 0
+	}
+	return nil
 }
 
 func send(ctx context.Context, out chan<- registry.Batch, b registry.Batch) bool {
@@ -90,7 +125,7 @@ func (r *reader) snapshot(ctx context.Context) (registry.Batch, error) {
 			return b, err
 		}
 		if b.Revision == 0 {
-			b.Revision = page.Header.Revision
+			b.Revision, r.cluster = page.Header.Revision, page.Header.ClusterId
 		}
 		for _, kv := range page.Kvs {
 			if c, ok := r.change(kv, false); ok {
