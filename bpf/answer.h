@@ -158,8 +158,8 @@ static __noinline int answer_nd(struct __sk_buff *skb, struct packet *pkt)
 					     pseudo_v6((const struct addr *)&ip.saddr,
 						       (const struct addr *)&ip.daddr, sizeof(nd),
 						       NEXTHDR_ICMPV6)));
-	if (bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN + sizeof(ip), &nd, sizeof(nd), 0))
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN + sizeof(ip), &nd, sizeof(nd), BPF_F_RECOMPUTE_CSUM))
 		goto drop;
 	COUNT(arp_replies);
 	return answer_send(skb);
@@ -177,13 +177,18 @@ static __always_inline int answer_ip(struct __sk_buff *skb, const struct packet 
 
 	if (pkt->v6) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
+		__u64 sum;
 
 		if ((void *)(ip + 1) > end)
 			return -1;
+		sum = (__u16)~ip->payload_len + (__u64)(__u16)~bpf_htons(ip->hop_limit);
 		ip->payload_len = bpf_htons(payload + pkt->l4 - ETH_HLEN - sizeof(*ip));
 		ip->hop_limit = ANSWER_TTL;
+		sum += ip->payload_len + (__u64)bpf_htons(ANSWER_TTL);
 		__builtin_memcpy(&ip->saddr, &pkt->tuple.daddr, 16);
 		__builtin_memcpy(&ip->daddr, &pkt->tuple.saddr, 16);
+		/* See rewrite(). */
+		bpf_csum_update(skb, fold32(sum));
 	} else {
 		struct iphdr *ip = data + ETH_HLEN;
 		__u64 sum;
@@ -234,7 +239,7 @@ static __noinline int refuse_tcp(struct __sk_buff *skb, struct packet *pkt)
 	th.check = ~fold16(bpf_csum_diff(NULL, 0, (__be32 *)&th, sizeof(th), sum));
 
 	if (bpf_skb_change_tail(skb, l4 + sizeof(th), 0) || answer_ip(skb, pkt, sizeof(th)) ||
-	    bpf_skb_store_bytes(skb, l4, &th, sizeof(th), 0))
+	    bpf_skb_store_bytes(skb, l4, &th, sizeof(th), BPF_F_RECOMPUTE_CSUM))
 		goto drop;
 	COUNT(refused);
 	return answer_send(skb);
@@ -304,7 +309,7 @@ static __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *pkt)
 		ip.payload_len = bpf_htons(8 + quote);
 		__builtin_memcpy(&ip.saddr, &pkt->tuple.daddr, 16);
 		__builtin_memcpy(&ip.daddr, &pkt->tuple.saddr, 16);
-		if (bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0))
+		if (bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM))
 			goto drop;
 	} else {
 		struct iphdr ip = { .version = 4, .ihl = 5 };
@@ -315,11 +320,11 @@ static __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *pkt)
 		ip.saddr = addr_to_v4(&pkt->tuple.daddr);
 		ip.daddr = addr_to_v4(&pkt->tuple.saddr);
 		ip.check = ~fold16(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
-		if (bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0))
+		if (bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM))
 			goto drop;
 	}
-	if (bpf_skb_store_bytes(skb, header, &msg, 8, 0) ||
-	    bpf_skb_store_bytes(skb, header + 8, msg.quote, quote, 0))
+	if (bpf_skb_store_bytes(skb, header, &msg, 8, BPF_F_RECOMPUTE_CSUM) ||
+	    bpf_skb_store_bytes(skb, header + 8, msg.quote, quote, BPF_F_RECOMPUTE_CSUM))
 		goto drop;
 	COUNT(refused);
 	return 0;
@@ -341,28 +346,17 @@ static __always_inline bool is_echo_request(const struct packet *pkt)
 static __noinline int answer_echo(struct __sk_buff *skb, struct packet *pkt)
 {
 	__u32 l4 = pkt->l4 & MAX_L4_OFFSET;
-	struct ipv6hdr ip;
-	__u8 type[2]; /* and code */
-	__be16 from, to;
-	__u64 sum = 0;
+	__be16 head[2], from; /* type and code; checksum */
 
-	if (bpf_skb_load_bytes(skb, l4, type, sizeof(type)))
+	if (bpf_skb_load_bytes(skb, l4, head, sizeof(head)))
 		goto drop;
-	__builtin_memcpy(&from, type, sizeof(from));
-	type[0] = pkt->v6 ? ICMP6_ECHO_REPLY : ICMP_ECHO_REPLY;
-	__builtin_memcpy(&to, type, sizeof(to));
-	/* See rewrite() for why the sum of the whole packet changes with an IPv6 header. */
-	if (pkt->v6) {
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
-			goto drop;
-		sum = (__u64)(__u16)~bpf_htons(ip.hop_limit) + bpf_htons(ANSWER_TTL) +
-		      (__u16)~ip.payload_len +
-		      bpf_htons(pkt->l4_len + pkt->l4 - ETH_HLEN - sizeof(ip));
-		bpf_csum_update(skb, fold32(sum));
-	}
-	if (answer_ip(skb, pkt, pkt->l4_len) ||
-	    bpf_skb_store_bytes(skb, l4, type, sizeof(type), 0) ||
-	    bpf_l4_csum_replace(skb, l4 + ICMP_CHECK, from, to, sizeof(from)))
+	from = head[0];
+	*(__u8 *)head = pkt->v6 ? ICMP6_ECHO_REPLY : ICMP_ECHO_REPLY;
+	/* All of an ICMP message may be zero now. Its checksum is then the other zero, and nowhere wrong. */
+	head[1] = ~fold16((__u64)(__u16)~head[1] + (__u16)~from + head[0]);
+	if (!head[1])
+		head[1] = 0xffff;
+	if (answer_ip(skb, pkt, pkt->l4_len) || bpf_skb_store_bytes(skb, l4, head, sizeof(head), 0))
 		goto drop;
 	COUNT(echo_replies);
 	return answer_send(skb);

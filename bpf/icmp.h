@@ -112,7 +112,8 @@ static __noinline int quoted_packet(struct __sk_buff *skb, const struct packet *
 	__be16 ports[2];
 
 	__builtin_memset(inner, 0, sizeof(*inner));
-	if (pkt->v6 ? quoted_v6(skb, pkt, inner) : quoted_v4(skb, pkt, inner))
+	if ((pkt->v6 ? quoted_v6(skb, pkt, inner) : quoted_v4(skb, pkt, inner)) ||
+	    inner->l4 > pkt->l4 + pkt->l4_len)
 		return -1;
 	if (!has_ports(inner->tuple.proto))
 		return quoted_other(skb, pkt, inner);

@@ -42,6 +42,7 @@ func echoes(f family) (all []fixture) {
 		answered(fmt.Sprintf("%d bytes", n), func(p *frame) { p.icmp.body = testData(n) })
 	}
 	answered("padded", func(p *frame) { p.icmp.body, p.pad = testData(3), 11 })
+	answered("nothing but zeros", func(p *frame) { p.icmp.rest, p.icmp.body = 0, make([]byte, 30) })
 	answered("a TTL of 1", func(p *frame) { p.ttl = 1 })
 	answered("another code", func(p *frame) { p.icmp.code = 7 })
 	answered("every bit of identifier and sequence number", func(p *frame) { p.icmp.rest = 0xffffffff })

@@ -190,3 +190,68 @@ func longHeaders(f family, proto uint8) []fixture {
 	}
 	return all
 }
+
+// TestLies: what a transport header says of its own length is for the receiver's stack to judge, which drops
+// what cannot be. Such packets go where their tuple says, and with what they had behind it. Ports of zero are
+// ports like others.
+func TestLies(t *testing.T) {
+	for _, f := range families() {
+		t.Run(f.name, func(t *testing.T) {
+			r := newRig(t, f, rigOptions{})
+			r.runFixtures(t, lies(f))
+		})
+	}
+}
+
+func lies(f family) (all []fixture) {
+	l4 := 34
+	if f.v6 {
+		l4 = 54
+	}
+	bent := func(p frame, off int, value ...byte) []byte {
+		b := p.bytes(f)
+		copy(b[l4+off:], value)
+		return b
+	}
+	add := func(name string, p frame, off int, value ...byte) {
+		out := bent(p.as("A:1234", "B:7000").to("B"), off, value...)
+		all = append(all, fixture{name: name, counters: counters{FlowsCreated: 1},
+			steps: []step{at("A>", bent(p, off, value...)).redirects(out)}})
+	}
+	udp, tcp := packet(protoUDP, "A:1234", "V:80"), packet(protoTCP, "A:1234", "V:80")
+	udp.data = testData(20)
+	for _, n := range []uint16{0, 7, 8, 27, 29, 0xffff} {
+		add(fmt.Sprintf("UDP length %d", n), udp, 4, byte(n>>8), byte(n))
+	}
+	for doff := range byte(16) {
+		add(fmt.Sprintf("TCP header of %d words", doff), tcp, 12, doff<<4)
+	}
+	for _, flags := range []byte{0, 0x3f, 0xff, 0x29} {
+		add(fmt.Sprintf("TCP flags %#x", flags), tcp, 13, flags)
+	}
+	for _, proto := range protocols() {
+		zero := packet(proto, "A:0", "B:0")
+		answer := zero.as("B:0", "A:0").with(flagACK)
+		none := packet(proto, "A:0", "V:0")
+		refused := counters{Refused: 1}
+		out := unreachable(f, none, 8)
+		all = append(all, fixture{
+			name: protoName(proto) + " ports of zero", counters: counters{FlowsCreated: 1},
+			steps: []step{at("A>", zero).redirects(zero.to("B")), at("B>", answer).redirects(answer.to("A"))},
+		})
+		if proto != protoTCP {
+			all = append(all, fixture{name: protoName(proto) + " port zero of a VIP", counters: refused,
+				steps: []step{at("A>", none).redirects(out)}})
+		}
+	}
+	if f.v6 {
+		// RFC 2675: a length of zero, and a jumbo payload option. No packet here is that long.
+		jumbo := packet(protoTCP, "A:1234", "V:80")
+		jumbo.ext = []extension{{0, 0, 8}}
+		b := jumbo.bytes(f)
+		copy(b[18:], []byte{0, 0})
+		copy(b[56:], []byte{0xc2, 4, 0, 1, 0, 0})
+		all = append(all, fixture{name: "jumbogram", counters: counters{DropMalformed: 1}, steps: []step{at("A>", b).drops()}})
+	}
+	return all
+}

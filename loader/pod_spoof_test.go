@@ -291,8 +291,18 @@ func TestTags(t *testing.T) {
 			if len(tci) > 1 || tci[0]&0xfff == 0 {
 				want = drop
 			}
-			if got := r.runTagged(plain, tci); got != want {
+			if got := r.runTagged("A>", plain, tci); got != want {
 				r.t.Errorf("verdict is %v, want %v", got, want)
+			}
+		})
+	}
+	// Were it looked at behind its tag, it would be dropped.
+	short := packet(protoTCP, "N:1", "A:2").bytes(f)
+	short[14] = 0x44
+	to := func(want verdict, tci ...uint16) step {
+		return do(func(r *rig) {
+			if got := r.runTagged(">A", short, tci); got != want {
+				r.t.Errorf("%v: verdict is %v, want %v", tci, got, want)
 			}
 		})
 	}
@@ -303,19 +313,22 @@ func TestTags(t *testing.T) {
 		{name: "a tag within a tag", steps: []step{tagged(7, 5)}, counters: lies},
 		{name: "a tag that the kernel left", steps: []step{at("A>", withType(0x8100)).drops()}, counters: lies},
 		{name: "a provider's", steps: []step{at("A>", withType(0x88a8)).drops()}, counters: lies},
+		{name: "to a container", steps: []step{to(pass, 5), to(pass, 0xe001), to(pass, 7, 5)}, flows: []string{}},
+		{name: "to a container, with a priority tag", steps: []step{to(drop, 0)}, counters: counters{DropMalformed: 1}},
 		{name: "from the stack", steps: []step{at(">A", withType(0x8100)).passes()}},
 	})
 }
 
-// runTagged gives a frame to from_pod after tags were put in front, the last one outermost.
-func (r *rig) runTagged(in []byte, tci []uint16) verdict {
+// runTagged gives a frame to a hook after tags were put in front, the last one outermost.
+func (r *rig) runTagged(hook string, in []byte, tci []uint16) verdict {
 	r.t.Helper()
 	next, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer next.Close()
-	if err := next.Put(uint32(0), r.coll.Programs["from_pod"]); err != nil {
+	program, opts := r.hook(hook)
+	if err := next.Put(uint32(0), program); err != nil {
 		r.t.Fatal(err)
 	}
 	ins := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
@@ -330,7 +343,6 @@ func (r *rig) runTagged(in []byte, tci []uint16) verdict {
 		r.t.Fatal(err)
 	}
 	defer prog.Close()
-	_, opts := r.hook("A>")
 	opts.Data, opts.DataOut = in, make([]byte, len(in)+256)
 	got, err := prog.Run(&opts)
 	if err != nil {

@@ -42,9 +42,11 @@ type skBuff struct {
 	_              [9]uint32
 	IngressIfindex uint32
 	Ifindex        uint32
-	_              [32]uint32
+	_              [30]uint32
 	GSOSegs        uint32
-	_              [4]uint32
+	_              [2]uint32
+	GSOSize        uint32
+	_              [3]uint32
 }
 
 // rig runs the tc programs on crafted packets, in a network namespace with a veth for each of the

@@ -222,7 +222,7 @@ func (w *wires) mtu(c *net.UDPConn) (mtu int) {
 }
 
 // await waits until it is so.
-func await(t *testing.T, what string, so func() bool) {
+func await(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for !so() {
