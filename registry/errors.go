@@ -18,6 +18,8 @@ var (
 	ErrFamily = errors.New("IP families do not fit")
 	// ErrUnavailable: the store cannot be reached, or has no leader. What was asked may have been done.
 	ErrUnavailable = errors.New("the registry's store is not available")
+	// ErrCompacted: what came after the revision asked for is not all at hand any more; a snapshot is.
+	ErrCompacted = errors.New("the revision is too old")
 	// ErrInvalid: an object that no store would take.
 	ErrInvalid = errors.New("invalid object")
 )

@@ -41,6 +41,7 @@ type agent struct {
 
 	loader  *loader.Loader // the kernel serves all along; this takes it over
 	store   *etcd.Store
+	hub     *registry.Hub // all that follow the store read from it
 	catalog *registry.Catalog
 	cni     *cniserver.Server
 	settled atomic.Bool // the wires are as recorded
@@ -65,7 +66,8 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	// The maps follow the registry until the last request is done, which may wait for them.
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
-	group.Go(func() error { return ended(following, a.loader.Run(following, a.store, a.catalog)) })
+	group.Go(func() error { return a.hub.Run(following) })
+	group.Go(func() error { return ended(following, a.loader.Run(following, a.hub, a.catalog)) })
 	group.Go(func() error {
 		defer stop()
 		return a.serve(ctx)
@@ -119,6 +121,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.hub = registry.NewHub(a.store, registry.HubOptions{})
 	a.record.put = a.store.PutNode
 	a.cni, err = cniserver.New(cniserver.Options{
 		Node:      c.Node.Name,
