@@ -26,6 +26,13 @@ const (
 	GatewayMAC = "02:53:6c:75:63:65"
 )
 
+// Where every node serves its containers: DNS, the registry's HTTP API, Eureka's. They are addresses of the node's
+// loopback device, and lead from each container to its own node.
+const (
+	NodeLocalV4 = "169.254.1.53"
+	NodeLocalV6 = "fd53:6c75:6963:65::53"
+)
+
 // The paths of the protocol's version 1, all POST. A change that an older peer would misunderstand
 // needs a new version.
 const (

@@ -20,6 +20,7 @@ import (
 	cniserver "github.com/sluice-net/sluice/cni/server"
 	"github.com/sluice-net/sluice/loader"
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/access"
 	"github.com/sluice-net/sluice/registry/api"
 	apiserver "github.com/sluice-net/sluice/registry/api/server"
 	"github.com/sluice-net/sluice/registry/etcd"
@@ -45,6 +46,9 @@ type agent struct {
 	catalog *registry.Catalog
 	cni     *cniserver.Server
 	settled atomic.Bool // the wires are as recorded
+
+	owners owners        // whose this node's addresses are
+	guard  *access.Guard // who may write over the network
 
 	namespaces namespaces // where sockets may be that use services
 	watch      *addressWatch
@@ -101,6 +105,9 @@ func (a *agent) open(ctx context.Context) (err error) {
 	if a.node, err = c.node(); err != nil {
 		return err
 	}
+	if a.guard, err = newGuard(&c.Access, &a.owners, a.log.With("part", "access")); err != nil {
+		return err
+	}
 	if a.loader, err = openLoader(c, a.log, a.namespaces.paths); err != nil {
 		return err
 	}
@@ -108,6 +115,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	// Before the registry's contents: until then nothing that the predecessor told goes.
 	a.watch = &addressWatch{log: a.log.With("part", "addresses"), set: func(addrs []netip.Addr) error {
 		a.record.wake()
+		a.owners.node.Store(&addrs)
 		return a.loader.SetNodeAddresses(addrs)
 	}}
 	a.watch.update()
@@ -135,6 +143,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 		Logger:    a.log.With("part", "cni"),
 	})
 	a.namespaces.wired.Store(a.cni)
+	a.owners.wired.Store(a.cni)
 	return err
 }
 

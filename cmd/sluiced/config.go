@@ -53,6 +53,7 @@ type Config struct {
 		Rate   int // events that each CPU reports at most a second
 		Sample int // report the verdict on one of so many new flows; 0: on none
 	}
+	Access  accessConfig
 	Metrics struct {
 		Listen string // loopback ADDRESS:PORT of the Prometheus endpoint; empty: none
 	}
@@ -200,6 +201,7 @@ func (c *Config) schema(d *document) decoder {
 			"rate":   d.integer(&c.Events.Rate),
 			"sample": d.integer(&c.Events.Sample),
 		}),
+		"access": c.Access.schema(d),
 		"metrics": d.object(keys{
 			"listen": d.text(&c.Metrics.Listen),
 		}),
@@ -234,6 +236,7 @@ func (c *Config) check(d *document) {
 	if n := c.Events.Sample; n < 0 || n > math.MaxInt32 {
 		d.fail("events.sample", "%d: want 0 to %d", n, math.MaxInt32)
 	}
+	c.Access.check(d)
 	if c.Metrics.Listen == "" {
 		return
 	}

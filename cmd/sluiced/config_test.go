@@ -64,6 +64,7 @@ flows:
 datapath:   {socketTranslation: false, mapScale: 2, attach: tcx}
 policy:     {audit: true}
 events:     {rate: 50, sample: 7}
+access:     {tokens: /t/}
 metrics:    {listen: "[::1]:1"}
 `))
 	if err != nil {
@@ -88,6 +89,7 @@ metrics:    {listen: "[::1]:1"}
 	want.Datapath.MapScale, want.Datapath.Attach = 2, "tcx"
 	want.Policy.Audit = true
 	want.Events.Rate, want.Events.Sample = 50, 7
+	want.Access.Tokens = "/t"
 	want.Metrics.Listen = "[::1]:1"
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)

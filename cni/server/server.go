@@ -235,6 +235,25 @@ func (s *Server) Namespaces() []string {
 	return paths
 }
 
+// Own returns the addresses of the container that has one of them, of all its interfaces; nil: none here has it.
+func (s *Server) Own(addr netip.Addr) []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var own []netip.Addr
+	for _, a := range s.attachments {
+		if !slices.Contains(a.Addresses, addr) {
+			continue
+		}
+		for _, other := range s.attachments {
+			// What was restored from the kernel alone may have no id.
+			if other.HostInterface == a.HostInterface || a.ContainerID != "" && other.ContainerID == a.ContainerID {
+				own = append(own, other.Addresses...)
+			}
+		}
+	}
+	return own
+}
+
 // hosts returns the host interfaces of all records.
 func (s *Server) hosts() []string {
 	s.mu.Lock()
