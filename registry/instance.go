@@ -132,7 +132,8 @@ type InstanceHealth struct {
 // Registrar is a store's side that instances register with. Errors wrap ErrNotFound, ErrInvalid or ErrUnavailable.
 type Registrar interface {
 	// Register writes an instance and starts its lease afresh; one of the same id is replaced. The service
-	// of its name is made if there is none. It returns the instance as stored and the revision from which on it is known.
+	// of its name is made if there is none. Without an override it keeps the one that it has. It returns the
+	// instance as stored and the revision from which on it is known.
 	Register(ctx context.Context, i Instance) (Instance, int64, error)
 	// Renew starts the lease afresh. It writes no object.
 	Renew(ctx context.Context, id InstanceID) error

@@ -47,6 +47,18 @@ func change(k, v []byte) (c registry.Change, ok bool, err error) {
 			}
 			return fill(parts[1:], &p.Name.Name)
 		})
+	case strings.HasPrefix(name, instancePrefix):
+		c.Instance, err = object(k, v, instancePrefix, decodeInstance, func(i *registry.Instance, parts []string) bool {
+			return fill(parts, &i.Namespace, &i.Service, &i.ID)
+		})
+	case strings.HasPrefix(name, leasePrefix):
+		c.Lease, err = object(k, v, leasePrefix, decodeLease, func(l *registry.InstanceLease, parts []string) bool {
+			return fill(parts, &l.Namespace, &l.Service, &l.ID)
+		})
+	case strings.HasPrefix(name, healthPrefix):
+		c.Health, err = object(k, v, healthPrefix, decodeHealth, func(h *registry.InstanceHealth, parts []string) bool {
+			return fill(parts, &h.Namespace, &h.Service, &h.ID)
+		})
 	default:
 		return c, false, nil
 	}

@@ -11,4 +11,9 @@
 //	nodes/NAME                         a node
 //	namespaces/NAME                    a namespace's labels
 //	policies/KIND/NAMESPACE/NAME       a NetworkPolicy; KIND/NAME is one of a cluster-wide tier
+//	instances/NAMESPACE/SERVICE/ID     an instance that registered itself
+//	leases/NAMESPACE/SERVICE/ID        attached to the etcd lease of the instance's duration: there while it is alive
+//	health/NAMESPACE/SERVICE/ID        there while the instance's checks fail
+//
+// An instance and its lease are two keys so that an instance outlives its lease: see expire.go.
 package etcd

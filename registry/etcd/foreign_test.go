@@ -43,6 +43,13 @@ func TestForeignValues(t *testing.T) {
 		policyPrefix + "BaselineAdminNetworkPolicy": `{}`,
 		vipPrefix + "10.96.0.1":                     `garbage`,
 		vipPrefix + "nonsense":                      `garbage`,
+		instancePrefix + "a/b/c":                    `{"namespace":"a","service":"b","id":"d","status":"UP"}`,
+		instancePrefix + "a/b/d":                    `{"namespace":"a","service":"b","id":"d","status":"UP","lease":-1}`,
+		instancePrefix + "a/b/e":                    `{"namespace":"a","service":"b","id":"e","status":"UP","addresses":["x"]}`,
+		instancePrefix + "a/b":                      `{}`,
+		leasePrefix + "a/b":                         `{}`,
+		leasePrefix + "a/B/c":                       `{}`,
+		healthPrefix + "a/b/c":                      `{"namespace":"a","service":"b","id":"d"}`,
 		prefix + "unknown/kind":                     `x`,
 		prefix + "services":                         `x`,
 		endpointPrefix + "n1/\xff/\x00":             "\xff",
@@ -85,6 +92,10 @@ func FuzzChange(f *testing.F) {
 		`"ingress":[{"action":"Allow","peers":[{"block":{"cidr":"10.0.0.0/8","except":["10.1.0.0/16"]}}],"ports":[{"protocol":"TCP","port":0,"endPort":65535}]}]}`))
 	f.Add([]byte(policyPrefix+"AdminNetworkPolicy/a"), []byte(`{"kind":"AdminNetworkPolicy","name":"a","priority":5,"subject":{"namespaces":{},"pods":{}},`+
 		`"egress":[{"action":"Pass","peers":[{"pods":{"sameLabels":["a"],"pods":{}}}],"ports":[{"name":"http","port":0,"endPort":0}]}]}`))
+	f.Add([]byte(instancePrefix+"a/b/c"), []byte(`{"namespace":"a","service":"b","id":"c","addresses":["10.0.0.1"],"status":"NEWER","lease":30,`+
+		`"ports":[{"name":"http","protocol":"TCP","port":80}],"checks":[{"type":"http","body":"a+"}],"eureka":{}}`))
+	f.Add([]byte(leasePrefix+"a/b/c"), []byte(leaseValue))
+	f.Add([]byte(healthPrefix+"a/b/c"), []byte(`{"namespace":"a","service":"b","id":"c","node":"n1","since":"2026-01-01T00:00:00Z","reason":"x"}`))
 	f.Fuzz(func(t *testing.T, k, v []byte) {
 		c, ok, err := change(k, v)
 		if err != nil {
@@ -96,6 +107,11 @@ func FuzzChange(f *testing.F) {
 		if c.Policy != nil && !c.Deleted {
 			if err := c.Policy.Validate(); err != nil {
 				t.Errorf("policy %+v is passed on: %v", c.Policy, err)
+			}
+		}
+		if c.Instance != nil && !c.Deleted {
+			if err := c.Instance.Validate(); err != nil {
+				t.Errorf("instance %+v is passed on: %v", c.Instance, err)
 			}
 		}
 		// What is taken once can be told apart by its key, and can be applied.

@@ -23,6 +23,9 @@ const (
 	policyPrefix    = prefix + "policies/"
 	slicePrefix     = prefix + "slices/"
 	nodePortPrefix  = prefix + "nodeports/"
+	instancePrefix  = prefix + "instances/"
+	leasePrefix     = prefix + "leases/"
+	healthPrefix    = prefix + "health/"
 	maxSegment      = 253       // bytes of one part of a key
 	maxValue        = 256 << 10 // bytes of one value
 )
