@@ -20,6 +20,7 @@ type Catalog struct {
 	services  map[Name]*catalogService
 	endpoints map[EndpointID]*catalogEndpoint
 	nodes     map[string]Node
+	agents    map[string]NodeLease // by node
 	selectors selectorIndex
 	slices    sliceIndex
 	topology  topologyIndex
@@ -75,6 +76,7 @@ func (c *Catalog) clear(snapshot []Change) {
 	c.services = make(map[Name]*catalogService, services)
 	c.endpoints = make(map[EndpointID]*catalogEndpoint, endpoints)
 	c.nodes = map[string]Node{}
+	c.agents = map[string]NodeLease{}
 	c.selectors = selectorIndex{}
 	c.slices = newSliceIndex()
 	c.topology = newTopologyIndex()
@@ -116,6 +118,10 @@ func (c *Catalog) apply(change Change) {
 		c.applyEndpoint(change.Endpoint, change.Deleted)
 	case change.Node != nil:
 		c.applyNode(change.Node, change.Deleted)
+	case change.NodeLease != nil && change.Deleted:
+		delete(c.agents, change.NodeLease.Node)
+	case change.NodeLease != nil:
+		c.agents[change.NodeLease.Node] = *change.NodeLease
 	case change.Namespace != nil:
 		c.isolation.applyNamespace(change.Namespace, change.Deleted)
 	case change.Policy != nil:

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Protocol is an IANA protocol number, one of those below.
@@ -223,4 +224,14 @@ type Node struct {
 	Name      string       `json:"name"`
 	Zone      string       `json:"zone,omitempty"`
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// ContainerCIDRs are the ranges that its containers get their addresses from. No two nodes share any.
+	ContainerCIDRs []netip.Prefix `json:"containerCIDRs,omitempty"`
+}
+
+// NodeLease exists as long as the agent of a node keeps in touch with the store. Nothing follows for the node's
+// containers: the kernel serves them without the agent.
+type NodeLease struct {
+	Node    string    `json:"node"`
+	Version string    `json:"version"` // of the agent
+	Since   time.Time `json:"since"`   // when it came
 }

@@ -134,6 +134,14 @@ func (c *Catalog) Nodes() []Node {
 	return slices.SortedFunc(maps.Values(c.nodes), func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
 }
 
+// NodeLease returns the lease of a node's agent; false: the agent is away.
+func (c *Catalog) NodeLease(node string) (NodeLease, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	l, ok := c.agents[node]
+	return l, ok
+}
+
 // Frontends returns all frontends with their backends, sorted by address.
 func (c *Catalog) Frontends() []Resolved {
 	c.mu.RLock()

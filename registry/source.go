@@ -12,6 +12,7 @@ type Change struct {
 	Slice     *Slice
 	Endpoint  *Endpoint
 	Node      *Node
+	NodeLease *NodeLease // deleted: the agent has gone, or cannot reach the store
 	Namespace *Namespace
 	Policy    *Policy
 	Instance  *Instance

@@ -76,6 +76,10 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 		defer stop()
 		return a.serve(ctx)
 	})
+	group.Go(func() error {
+		a.store.KeepNodeLease(ctx, registry.NodeLease{Node: a.node.Name, Version: version, Since: time.Now().UTC()})
+		return nil
+	})
 	group.Go(func() error { return a.serveMetrics(ctx) })
 	group.Go(func() error {
 		a.watch.run(ctx)
@@ -120,6 +124,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	}}
 	a.watch.update()
 	a.store, err = etcd.Open(ctx, etcd.Options{
+		Cluster:      c.cluster(),
 		Dir:          filepath.Join(c.Paths.State, "registry"),
 		Run:          c.Paths.Run,
 		ServiceCIDRs: c.Services.CIDRs,
@@ -176,7 +181,7 @@ func openLoader(c *Config, log *slog.Logger, namespaces func() ([]string, error)
 
 // node is this machine as the registry knows it.
 func (c *Config) node() (registry.Node, error) {
-	n := registry.Node{Name: c.Node.Name, Zone: c.Node.Zone, Addresses: c.Node.Addresses}
+	n := registry.Node{Name: c.Node.Name, Zone: c.Node.Zone, Addresses: c.Node.Addresses, ContainerCIDRs: c.Containers.CIDRs}
 	if len(n.Addresses) > 0 {
 		return n, nil
 	}
@@ -236,16 +241,33 @@ func (a *agent) serve(ctx context.Context) error {
 	return errors.Join(err, os.Remove(a.config.Socket()))
 }
 
-// putNode makes this node the registry's only one: the registry is embedded.
+// putNode makes this node one of the registry's; of an embedded registry the only one.
 func (a *agent) putNode(ctx context.Context) (rev int64, err error) {
-	if rev, err = a.record.write(ctx); err != nil {
-		return 0, err
+	if rev, err = a.joinRegistry(ctx); err != nil || !a.store.Embedded() {
+		return rev, err
 	}
 	kept, gone, err := a.store.KeepOnly(ctx, a.node.Name)
 	if gone > 0 {
 		a.log.Warn("the node had another name before; what was registered under it is gone", "keys", gone, "node", a.node.Name)
 	}
 	return max(rev, kept), err
+}
+
+// joinRegistry waits for a cluster that is away: what is in the kernel goes on as it is.
+func (a *agent) joinRegistry(ctx context.Context) (int64, error) {
+	for told := false; ; told = true {
+		rev, err := a.record.write(ctx)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, registry.ErrUnavailable) {
+			return rev, err
+		}
+		if !told {
+			a.log.Warn("the registry is away; waiting for it", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // serveHTTP answers requests until ctx ends, and then lets those under way finish.

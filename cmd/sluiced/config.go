@@ -30,6 +30,9 @@ type Config struct {
 		BPFFS  string // directory for this agent's pins
 		Cgroup string // whose processes' sockets are translated
 	}
+	Registry struct {
+		Cluster etcd.Cluster // without endpoints: the store is embedded
+	}
 	Containers struct {
 		CIDRs []netip.Prefix // where containers on this node get their addresses from
 		MTU   int            // of containers' interfaces, in bytes; 0: that of the uplink
@@ -157,9 +160,7 @@ func (c *Config) schema(d *document) decoder {
 			"bpffs":  d.text(&c.Paths.BPFFS),
 			"cgroup": d.text(&c.Paths.Cgroup),
 		}),
-		"registry": d.object(keys{
-			"embedded": d.object(keys{}),
-		}),
+		"registry": c.registrySchema(d),
 		"containers": d.object(keys{
 			"cidrs": list(d, &c.Containers.CIDRs, parsePrefix),
 			"mtu":   d.integer(&c.Containers.MTU),
@@ -217,6 +218,7 @@ func (c *Config) check(d *document) {
 		d.fail("node.zone", "%q: %s", c.Node.Zone, wrong[0])
 	}
 	c.checkPaths(d)
+	c.checkRegistry(d)
 	c.checkRanges(d)
 	if all := registry.Algorithms(); !slices.Contains(all, c.Services.Algorithm) {
 		d.fail("services.algorithm", "%q: want one of %v", c.Services.Algorithm, all)

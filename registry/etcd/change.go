@@ -33,6 +33,10 @@ func change(k, v []byte) (c registry.Change, ok bool, err error) {
 		c.Node, err = object(k, v, nodePrefix, decodeNode, func(n *registry.Node, parts []string) bool {
 			return fill(parts, &n.Name)
 		})
+	case strings.HasPrefix(name, agentPrefix):
+		c.NodeLease, err = object(k, v, agentPrefix, decodeNodeLease, func(l *registry.NodeLease, parts []string) bool {
+			return fill(parts, &l.Node)
+		})
 	case strings.HasPrefix(name, namespacePrefix):
 		c.Namespace, err = object(k, v, namespacePrefix, decodeNamespace, func(n *registry.Namespace, parts []string) bool {
 			return fill(parts, &n.Name)

@@ -18,7 +18,8 @@ import (
 
 const (
 	// A connection to a member that answers nothing is given up after these two, and another member is asked. gRPC
-	// pings no more often than each 10 s, and etcd refuses a client that pings more often than each 5 s.
+	// pings no more often than each 10 s. etcd hangs up on a client that pings more often than each 5 s, or where
+	// nothing is asked (EnforcementPolicy in its embed and v3rpc packages).
 	pingAfter   = 10 * time.Second
 	pingTimeout = 3 * time.Second
 
@@ -29,7 +30,7 @@ const (
 // Cluster is an etcd of several members that the agents of several nodes share. It needs --max-txn-ops=4096 and
 // --max-request-bytes=8388608 to take as much at once as an embedded one.
 type Cluster struct {
-	// Endpoints are the members' client URLs: https://HOST:PORT, or http:// where nobody can listen.
+	// Endpoints are the members' client URLs: https://HOST:PORT, or where nobody can listen http://HOST:PORT or unix:///PATH.
 	Endpoints []string
 	// CA, Cert and Key are PEM files: whom to trust (empty: whom the system does), and who we are (both or none).
 	CA, Cert, Key string
@@ -43,8 +44,8 @@ func (c *Cluster) Validate() error {
 	secure := 0
 	for _, e := range c.Endpoints {
 		u, err := url.Parse(e)
-		if err != nil || u.Host == "" || u.Port() == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" {
-			return fmt.Errorf("endpoint %q: want https://HOST:PORT or http://HOST:PORT", e)
+		if err != nil || !isMember(u) {
+			return fmt.Errorf("endpoint %q: want https://HOST:PORT, http://HOST:PORT or unix:///PATH", e)
 		}
 		if u.Scheme == "https" {
 			secure++
@@ -52,9 +53,9 @@ func (c *Cluster) Validate() error {
 	}
 	switch {
 	case secure != 0 && secure != len(c.Endpoints):
-		return errors.New("some endpoints are https and some http: want one of them for all")
+		return errors.New("some endpoints are https and some are not: want all of them to be")
 	case secure == 0 && (c.CA != "" || c.Cert != "" || c.Key != ""):
-		return errors.New("certificates are of no use to http endpoints: want https")
+		return errors.New("certificates are of no use to endpoints that are not https")
 	case (c.Cert == "") != (c.Key == ""):
 		return errors.New("want both a certificate and its key, or neither")
 	}
@@ -66,7 +67,17 @@ func (c *Cluster) Validate() error {
 	return nil
 }
 
-// tls returns nil for http endpoints.
+func isMember(u *url.URL) bool {
+	switch u.Scheme {
+	case "http", "https":
+		return u.Hostname() != "" && u.Port() != "" && strings.Trim(u.Path, "/") == ""
+	case "unix":
+		return u.Host == "" && filepath.IsAbs(u.Path)
+	}
+	return false
+}
+
+// tls returns nil for endpoints without TLS.
 func (c *Cluster) tls() (*tls.Config, error) {
 	if !strings.HasPrefix(c.Endpoints[0], "https:") {
 		return nil, nil
@@ -106,7 +117,7 @@ func (s *Store) dial(c *Cluster) error {
 	}
 	s.client, err = clientv3.New(clientv3.Config{
 		Endpoints: c.Endpoints, TLS: secure,
-		DialTimeout: patience, DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true,
+		DialTimeout: patience, DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingTimeout,
 		MaxCallSendMsgSize: 2*maxTogetherBytes + maxTogether*64,
 		Logger:             newZap(s.log, &s.closing),
 	})

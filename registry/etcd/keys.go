@@ -19,6 +19,7 @@ const (
 	vipPrefix       = prefix + "vips/"
 	endpointPrefix  = prefix + "endpoints/"
 	nodePrefix      = prefix + "nodes/"
+	agentPrefix     = prefix + "agents/" // leases of nodes
 	namespacePrefix = prefix + "namespaces/"
 	policyPrefix    = prefix + "policies/"
 	slicePrefix     = prefix + "slices/"
@@ -154,7 +155,23 @@ func decodeNode(k, v []byte) (registry.Node, error) {
 	if want, err := nodeKey(n.Name); err != nil || want != string(k) {
 		return n, fmt.Errorf("value names node %q", n.Name)
 	}
+	for _, p := range n.ContainerCIDRs {
+		if !p.IsValid() {
+			return n, fmt.Errorf("range %q", p)
+		}
+	}
 	return n, validAddrs(n.Addresses)
+}
+
+func decodeNodeLease(k, v []byte) (registry.NodeLease, error) {
+	var l registry.NodeLease
+	if err := decode(v, &l); err != nil {
+		return l, err
+	}
+	if want, err := key(agentPrefix, l.Node); err != nil || want != string(k) {
+		return l, fmt.Errorf("value names node %q", l.Node)
+	}
+	return l, nil
 }
 
 func decodeNamespace(k, v []byte) (registry.Namespace, error) {

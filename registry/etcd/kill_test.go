@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
 )
 
-// TestMain runs the tests, or is the process that TestKill kills.
+// TestMain runs the tests, or is the process that TestKill kills, or a member of a cluster.
 func TestMain(m *testing.M) {
+	etcdtest.Main()
 	if dir := os.Getenv("SLUICE_KILL_ME"); dir != "" {
 		writeForever(dir)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -182,59 +181,6 @@ func (s *Store) Endpoints(ctx context.Context, node string) ([]registry.Endpoint
 	}
 	slices.SortFunc(list, func(a, b registry.Endpoint) int { return a.Compare(b.EndpointID) })
 	return list, nil
-}
-
-// PutNode writes a node, unless it stands there already.
-func (s *Store) PutNode(ctx context.Context, n registry.Node) (int64, error) {
-	k, err := nodeKey(n.Name)
-	if err != nil {
-		return 0, fmt.Errorf("put node: %w", err)
-	}
-	if err := validAddrs(n.Addresses); err != nil {
-		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
-	}
-	v, err := encode(n)
-	if err != nil {
-		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
-	}
-	old, err := s.get(ctx, k)
-	if err != nil {
-		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
-	}
-	if old != nil && string(old.Value) == v {
-		return old.ModRevision, nil
-	}
-	r, err := s.client.Put(ctx, k, v)
-	if err != nil {
-		return 0, fmt.Errorf("put node %s: %w", n.Name, err)
-	}
-	return s.moved(r.Header.Revision), nil
-}
-
-// KeepOnly deletes every node but one, and the endpoints of all others. A store that is embedded in the
-// agent knows of no other node than the agent's: what bears another name is the same machine's before
-// it was renamed, and its endpoints would be backends for good. It returns the revision after that,
-// and how many keys went.
-func (s *Store) KeepOnly(ctx context.Context, node string) (rev int64, gone int, err error) {
-	for _, prefix := range []string{nodePrefix, endpointPrefix} {
-		r, err := s.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
-		if err != nil {
-			return 0, gone, fmt.Errorf("forget other nodes: %w", err)
-		}
-		rev = max(rev, s.written.Load())
-		for _, kv := range r.Kvs {
-			name, _, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), prefix), "/")
-			if name == node {
-				continue
-			}
-			d, err := s.client.Delete(ctx, string(kv.Key))
-			if err != nil {
-				return 0, gone, fmt.Errorf("forget other nodes: %w", err)
-			}
-			rev, gone = s.moved(d.Header.Revision), gone+1
-		}
-	}
-	return rev, gone, nil
 }
 
 func (s *Store) get(ctx context.Context, k string) (*mvccpb.KeyValue, error) {
