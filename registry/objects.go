@@ -6,6 +6,7 @@ type objects struct {
 	slices     map[Name]*Slice
 	endpoints  map[EndpointID]*Endpoint
 	nodes      map[string]*Node
+	agents     map[string]*NodeLease
 	namespaces map[string]*Namespace
 	policies   map[PolicyID]*Policy
 	instances  map[InstanceID]*Instance
@@ -33,6 +34,7 @@ func newObjects(snapshot []Change) objects {
 		slices:     map[Name]*Slice{},
 		endpoints:  make(map[EndpointID]*Endpoint, endpoints),
 		nodes:      map[string]*Node{},
+		agents:     map[string]*NodeLease{},
 		namespaces: map[string]*Namespace{},
 		policies:   map[PolicyID]*Policy{},
 		instances:  make(map[InstanceID]*Instance, instances),
@@ -51,6 +53,8 @@ func (o *objects) apply(ch *Change) {
 		keep(o.endpoints, ch.Endpoint.EndpointID, ch.Endpoint, ch.Deleted)
 	case ch.Node != nil:
 		keep(o.nodes, ch.Node.Name, ch.Node, ch.Deleted)
+	case ch.NodeLease != nil:
+		keep(o.agents, ch.NodeLease.Node, ch.NodeLease, ch.Deleted)
 	case ch.Namespace != nil:
 		keep(o.namespaces, ch.Namespace.Name, ch.Namespace, ch.Deleted)
 	case ch.Policy != nil:
@@ -74,7 +78,7 @@ func keep[K comparable, V any](all map[K]*V, k K, v *V, deleted bool) {
 
 // all returns every object as a change, those of a kind together.
 func (o *objects) all() []Change {
-	n := len(o.services) + len(o.slices) + len(o.endpoints) + len(o.nodes) + len(o.namespaces) + len(o.policies) +
+	n := len(o.services) + len(o.slices) + len(o.endpoints) + len(o.nodes) + len(o.agents) + len(o.namespaces) + len(o.policies) +
 		len(o.instances) + len(o.leases) + len(o.health)
 	list := make([]Change, 0, n)
 	for _, v := range o.namespaces {
@@ -82,6 +86,9 @@ func (o *objects) all() []Change {
 	}
 	for _, v := range o.nodes {
 		list = append(list, Change{Node: v})
+	}
+	for _, v := range o.agents {
+		list = append(list, Change{NodeLease: v})
 	}
 	for _, v := range o.services {
 		list = append(list, Change{Service: v})
