@@ -23,6 +23,7 @@ type Catalog struct {
 	agents    map[string]NodeLease // by node
 	selectors selectorIndex
 	slices    sliceIndex
+	instances instanceIndex
 	topology  topologyIndex
 	nodePorts map[*catalogService]struct{} // services that have any
 	isolation isolationIndex
@@ -64,13 +65,15 @@ func NewCatalog(node string) *Catalog {
 
 // clear makes room for what a snapshot brings, so that the large maps need not grow while it is read.
 func (c *Catalog) clear(snapshot []Change) {
-	services, endpoints := 0, 0
+	services, endpoints, instances := 0, 0, 0
 	for i := range snapshot {
 		switch ch := &snapshot[i]; {
 		case ch.Service != nil:
 			services++
 		case ch.Endpoint != nil:
 			endpoints++
+		case ch.Instance != nil:
+			instances++
 		}
 	}
 	c.services = make(map[Name]*catalogService, services)
@@ -79,6 +82,7 @@ func (c *Catalog) clear(snapshot []Change) {
 	c.agents = map[string]NodeLease{}
 	c.selectors = selectorIndex{}
 	c.slices = newSliceIndex()
+	c.instances = newInstanceIndex(instances)
 	c.topology = newTopologyIndex()
 	c.nodePorts = map[*catalogService]struct{}{}
 	c.isolation = newIsolationIndex()
@@ -126,6 +130,12 @@ func (c *Catalog) apply(change Change) {
 		c.isolation.applyNamespace(change.Namespace, change.Deleted)
 	case change.Policy != nil:
 		c.isolation.applyPolicy(change.Policy, change.Deleted)
+	case change.Instance != nil:
+		c.applyInstance(change.Instance, change.Deleted)
+	case change.Lease != nil:
+		c.applyLease(change.Lease, change.Deleted)
+	case change.Health != nil:
+		c.applyHealth(change.Health, change.Deleted)
 	}
 }
 
@@ -173,6 +183,9 @@ func (c *Catalog) applyService(s *Service, deleted bool) {
 		for _, m := range sl.members {
 			c.join(svc, m)
 		}
+	}
+	for _, i := range c.instances.of[s.Name] {
+		c.join(svc, i.member)
 	}
 	c.claimAll(svc)
 	if svc.hasNodePorts() {

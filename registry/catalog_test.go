@@ -128,7 +128,7 @@ func checkReaders(t *testing.T, c *Catalog, m model, held map[Frontend]Resolved)
 	if got, want := len(c.Nodes()), len(m.nodes); got != want {
 		t.Fatalf("%d nodes, want %d", got, want)
 	}
-	counts := Counts{Services: len(m.services), Slices: len(m.slices), Endpoints: len(m.endpoints), Frontends: len(held)}
+	counts := Counts{Services: len(m.services), Slices: len(m.slices), Endpoints: len(m.endpoints), Instances: len(m.instances), Frontends: len(held)}
 	for _, f := range held {
 		counts.Backends += len(f.Backends)
 		for _, b := range f.Backends {
@@ -157,6 +157,7 @@ func checkReaders(t *testing.T, c *Catalog, m model, held map[Frontend]Resolved)
 			t.Fatalf("behind %s stand %+v (%d), want %+v", n, got, c.Members(n), want)
 		}
 	}
+	checkInstances(t, c, m)
 	if got, want := len(c.Frontends()), len(held); got != want {
 		t.Fatalf("%d frontends, want %d", got, want)
 	}
@@ -197,6 +198,17 @@ func (m model) membership(s Service) (n Membership) {
 			count(s.PublishNotReady, e.Ready, e.Serving, e.Terminating, w)
 		}
 	}
+	for _, i := range m.instances {
+		if i.Namespace == s.Namespace && i.Service == s.Name.Name {
+			w := uint16(DefaultWeight)
+			if i.Weight != nil {
+				w = *i.Weight
+			}
+			_, failing := m.health[i.InstanceID]
+			status := i.Effective()
+			count(s.PublishNotReady, status == "UP" && !failing, !failing, status == "DRAINING", w)
+		}
+	}
 	return n
 }
 
@@ -212,6 +224,11 @@ func (m model) zoned(s Service, node string) (n int) {
 			if sl.Namespace == s.Namespace && sl.Service == s.Name.Name && e.Node == node && e.Zone == "" {
 				n++
 			}
+		}
+	}
+	for _, i := range m.instances {
+		if i.Namespace == s.Namespace && i.Service == s.Name.Name && i.Node == node && i.Zone == "" {
+			n++
 		}
 	}
 	return n
@@ -232,7 +249,7 @@ func TestCatalogLeavesNothing(t *testing.T) {
 		}
 		c.Apply(Batch{Changes: last})
 		n := len(c.selectors) + len(c.frontends) + len(c.services) + len(c.endpoints) + len(c.nodes) + len(c.nodePorts) +
-			len(c.slices.all) + len(c.slices.of) + len(c.topology.services) + len(c.topology.byNode)
+			len(c.slices.all) + len(c.slices.of) + len(c.instances.all) + len(c.instances.of) + len(c.topology.services) + len(c.topology.byNode)
 		if n != 0 {
 			t.Fatalf("seed %d: %d entries are left: %+v", seed, n, c)
 		}

@@ -13,6 +13,9 @@ type model struct {
 	services  map[Name]Service
 	slices    map[Name]Slice
 	endpoints map[EndpointID]Endpoint
+	instances map[InstanceID]Instance
+	leases    map[InstanceID]bool
+	health    map[InstanceID]InstanceHealth
 	nodes     map[string]Node
 }
 
@@ -20,6 +23,7 @@ func newModel(node string) model {
 	return model{
 		node: node, services: map[Name]Service{}, slices: map[Name]Slice{},
 		endpoints: map[EndpointID]Endpoint{}, nodes: map[string]Node{},
+		instances: map[InstanceID]Instance{}, leases: map[InstanceID]bool{}, health: map[InstanceID]InstanceHealth{},
 	}
 }
 
@@ -129,7 +133,68 @@ func (m model) listing(s Service, p ServicePort, four bool) []listed {
 			list = append(list, l)
 		}
 	}
+	return append(list, m.registered(s, p, four)...)
+}
+
+// registered returns the entries of the instances of a service's name.
+func (m model) registered(s Service, p ServicePort, four bool) (list []listed) {
+	for _, i := range m.instances {
+		if i.Namespace != s.Namespace || i.Service != s.Name.Name {
+			continue
+		}
+		status := i.Status
+		if i.Override != "" {
+			status = i.Override
+		}
+		_, failing := m.health[i.InstanceID]
+		l := listed{
+			node: i.Node, zone: i.Zone, weight: 1,
+			ready:   s.PublishNotReady || status == "UP" && !failing,
+			serving: !failing, terminating: status == "DRAINING",
+		}
+		if l.zone == "" {
+			l.zone = m.nodes[i.Node].Zone
+		}
+		if i.Weight != nil {
+			l.weight = int(*i.Weight)
+		}
+		for _, a := range i.Addresses {
+			if port := instancePort(i, p); a.Is4() == four && !nobodys(a) && port != 0 {
+				l.addr = netip.AddrPortFrom(a, port)
+				list = append(list, l)
+			}
+		}
+	}
 	return list
+}
+
+func nobodys(a netip.Addr) bool {
+	return a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast()
+}
+
+// instancePort follows the order that the catalog promises: the service's word by name, by number, the instance's own.
+func instancePort(i Instance, p ServicePort) uint16 {
+	byTarget, byName, first := uint16(0), uint16(0), uint16(0)
+	if p.TargetName != "" {
+		byTarget = numbered(i.Ports, p.TargetName, p.Protocol)
+	}
+	if p.Name != "" {
+		byName = numbered(i.Ports, p.Name, p.Protocol)
+	}
+	for _, port := range slices.Backward(i.Ports) {
+		if port.Protocol == p.Protocol {
+			first = port.Port
+		}
+	}
+	switch {
+	case byTarget != 0:
+		return byTarget
+	case byName != 0:
+		return byName
+	case p.TargetPort != 0 && p.TargetPort != p.Port, first == 0:
+		return p.TargetPort
+	}
+	return first
 }
 
 func (m model) selected(s Service, e Endpoint) bool {
@@ -234,6 +299,15 @@ func (m model) snapshot(revision int64) Batch {
 	}
 	for _, n := range m.nodes {
 		b.Changes = append(b.Changes, Change{Node: &n})
+	}
+	for _, i := range m.instances {
+		b.Changes = append(b.Changes, Change{Instance: &i})
+	}
+	for id := range m.leases {
+		b.Changes = append(b.Changes, Change{Lease: &InstanceLease{id}})
+	}
+	for _, h := range m.health {
+		b.Changes = append(b.Changes, Change{Health: &h})
 	}
 	return b
 }

@@ -5,13 +5,15 @@ import (
 	"slices"
 )
 
-// member is what may be a backend of services: a container's interface, or an entry of a slice. It never
+// member is what may be a backend of services: a container's interface, an entry of a slice or an instance. It never
 // changes; a new version of its object makes a new member.
 type member struct {
-	endpoint *Endpoint // nil: it is entry of slice
-	slice    *Slice
+	endpoint *Endpoint // one of endpoint, instance and entry is set
+	instance *Instance
+	slice    *Slice // of entry
 	entry    *SliceEndpoint
 	weight   uint16
+	failing  bool // the instance's checks fail
 	gone     bool // its object was deleted or has a new version: rosters forget it
 }
 
@@ -35,18 +37,32 @@ func sliceMember(s *Slice, e *SliceEndpoint) member {
 	return m
 }
 
+func instanceMember(i *Instance, failing bool) member {
+	m := member{instance: i, failing: failing, weight: DefaultWeight}
+	if i.Weight != nil && *i.Weight <= MaxWeight {
+		m.weight = *i.Weight
+	}
+	return m
+}
+
 // node returns the name of the node that it runs on; "" when that is not known.
 func (m *member) node() string {
-	if m.endpoint != nil {
+	switch {
+	case m.endpoint != nil:
 		return m.endpoint.Node
+	case m.instance != nil:
+		return m.instance.Node
 	}
 	return m.entry.Node
 }
 
 // zone returns the zone that was given for it alone; "": that of its node.
 func (m *member) zone() string {
-	if m.endpoint != nil {
+	switch {
+	case m.endpoint != nil:
 		return ""
+	case m.instance != nil:
+		return m.instance.Zone
 	}
 	return m.entry.Zone
 }
@@ -58,24 +74,42 @@ func (m *member) conditions(publish bool) (ready, leaving bool) {
 		ready = publish || !e.Unready && !e.Terminating
 		return ready, !ready && !e.Unready && e.Terminating
 	}
+	if i := m.instance; i != nil {
+		ready = publish || i.Effective() == InstanceUp && !m.failing
+		return ready, !ready && i.Effective() == InstanceDraining && !m.failing
+	}
 	ready = publish || m.entry.Ready
 	return ready, !ready && m.entry.Serving && m.entry.Terminating
 }
 
 // addr returns its address of one family; invalid: none.
 func (m *member) addr(f Family) netip.Addr {
-	if m.endpoint == nil {
-		if m.slice.Family == f && len(m.entry.Addresses) > 0 && usable(m.entry.Addresses[0], f) {
-			return m.entry.Addresses[0].Unmap()
+	var addrs []netip.Addr
+	switch {
+	case m.endpoint != nil:
+		addrs = m.endpoint.Addresses
+	case m.instance != nil:
+		for _, a := range m.instance.Addresses {
+			if usable(a, f) && reachable(a.Unmap()) {
+				return a.Unmap()
+			}
 		}
 		return netip.Addr{}
+	case m.slice.Family == f:
+		addrs = m.entry.Addresses[:min(1, len(m.entry.Addresses))]
 	}
-	for _, a := range m.endpoint.Addresses {
+	for _, a := range addrs {
 		if usable(a, f) {
 			return a.Unmap()
 		}
 	}
 	return netip.Addr{}
+}
+
+// reachable says whether an address means the same host to everybody. Who registers itself may know no better than
+// "localhost".
+func reachable(a netip.Addr) bool {
+	return !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast()
 }
 
 // usable says whether an address of one family can be dialled; stored data may hold others.
@@ -86,17 +120,42 @@ func usable(a netip.Addr, f Family) bool {
 // target returns the port that a service's port leads to at this member; 0: it has none of that name.
 // A slice names its ports as the service does, a container as the service's targetPort does.
 func (m *member) target(p *ServicePort) uint16 {
-	ports, name := []EndpointPort(nil), p.TargetName
 	switch {
+	case m.instance != nil:
+		return m.instance.target(p)
 	case m.endpoint == nil:
-		ports, name = m.slice.Ports, p.Name
-	case name == "":
+		return portNamed(m.slice.Ports, p.Name, p.Protocol)
+	case p.TargetName == "":
 		return p.TargetPort
-	default:
-		ports = m.endpoint.Ports
 	}
+	return portNamed(m.endpoint.Ports, p.TargetName, p.Protocol)
+}
+
+// target is the port of the name that the service asks for, of the name that the service gives its own, or the
+// number that the service names; one that says nothing of all this leaves the port to the instance.
+func (i *Instance) target(p *ServicePort) uint16 {
+	for _, name := range [...]string{p.TargetName, p.Name} {
+		if name == "" {
+			continue
+		}
+		if port := portNamed(i.Ports, name, p.Protocol); port != 0 {
+			return port
+		}
+	}
+	if p.TargetPort != 0 && p.TargetPort != p.Port {
+		return p.TargetPort
+	}
+	for _, port := range i.Ports {
+		if port.Protocol == p.Protocol && port.Port != 0 {
+			return port.Port
+		}
+	}
+	return p.TargetPort
+}
+
+func portNamed(ports []EndpointPort, name string, protocol Protocol) uint16 {
 	for _, port := range ports {
-		if port.Name == name && port.Protocol == p.Protocol {
+		if port.Name == name && port.Protocol == protocol {
 			return port.Port
 		}
 	}

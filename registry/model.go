@@ -168,7 +168,8 @@ type SliceEndpoint struct {
 	// Addresses holds one or more, all of the same endpoint; the first is the backend's.
 	Addresses []netip.Addr `json:"addresses"`
 	Node      string       `json:"node,omitempty"`
-	Zone      string       `json:"zone,omitempty"`   // empty: that of the node
+	Zone      string       `json:"zone,omitempty"` // empty: that of the node
+	Hostname  string       `json:"hostname,omitempty"`
 	Weight    *uint16      `json:"weight,omitempty"` // nil: DefaultWeight
 	// The conditions of an EndpointSlice (KEP-1672).
 	Ready       bool `json:"ready,omitempty"`

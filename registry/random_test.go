@@ -77,7 +77,7 @@ func randomService(r *rand.Rand, n int) Service {
 	s.LoadBalancerIPs = some(r, freeAddrs...)
 	for range 1 + r.IntN(3) {
 		p := ServicePort{
-			Name: pick(r, "", "p0", "p1"), Port: pick[uint16](r, 80, 81, 30000), Protocol: pick(r, TCP, UDP, SCTP),
+			Name: pick(r, "", "p0", "p1"), Port: pick[uint16](r, 80, 81, 7000, 30000), Protocol: pick(r, TCP, UDP, SCTP),
 			NodePort: pick[uint16](r, 0, 30000, 30001),
 		}
 		if r.IntN(2) == 0 {
@@ -136,7 +136,7 @@ func randomSlice(r *rand.Rand) Slice {
 			a = netip.AddrFrom16([16]byte{0xfd, 1, 15: host})
 		}
 		e := SliceEndpoint{
-			Addresses: []netip.Addr{a, a.Next()}, Node: pick(r, "", "n1", "n2"), Zone: pick(r, "", "", "za", "zb"),
+			Addresses: []netip.Addr{a, a.Next()}, Hostname: pick(r, "", "h1"), Node: pick(r, "", "n1", "n2"), Zone: pick(r, "", "", "za", "zb"),
 			Ready: r.IntN(2) == 0, Serving: r.IntN(2) == 0, Terminating: r.IntN(2) == 0,
 		}
 		if r.IntN(3) == 0 {
@@ -147,9 +147,70 @@ func randomSlice(r *rand.Rand) Slice {
 	return s
 }
 
+func randomInstance(r *rand.Rand) Instance {
+	id := InstanceID{pick(r, "x", "y"), fmt.Sprint("s", r.IntN(5)), fmt.Sprint("i", r.IntN(6))}
+	i := Instance{
+		InstanceID: id, Host: pick(r, "", "h1", "h2"), Node: pick(r, "", "n1", "n2"), Zone: pick(r, "", "", "za", "zb"),
+		Ports:    randomPorts(r, "http", "dns", "p0", "p1", ""),
+		Status:   pick(r, InstanceStatuses()...),
+		Override: pick(r, "", "", "", InstanceUp, InstanceOutOfService, InstanceDraining),
+		Lease:    pick[uint32](r, 0, 30),
+	}
+	if r.IntN(2) == 0 {
+		i.Status, i.Override = InstanceUp, ""
+	}
+	if r.IntN(3) == 0 {
+		i.Weight = new(pick[uint16](r, 0, 3, 256))
+	}
+	host := byte(r.IntN(8)) // which may be a container's, or another instance's
+	four, six := netip.AddrFrom4([4]byte{10, 244, 0, host}), netip.AddrFrom16([16]byte{0xfd, 1, 15: host})
+	if r.IntN(8) == 0 {
+		four = netip.MustParseAddr(pick(r, "127.0.0.1", "169.254.0.9", "0.0.0.0"))
+		six = netip.MustParseAddr(pick(r, "::1", "fe80::9", "::"))
+	}
+	switch r.IntN(4) {
+	case 0:
+		i.Addresses = []netip.Addr{four}
+	case 1:
+		i.Addresses = []netip.Addr{six}
+	default:
+		i.Addresses = []netip.Addr{six, four}
+	}
+	return i
+}
+
+// reregister makes a random change to what is known of some instance.
+func (m model) reregister(r *rand.Rand) Change {
+	i := randomInstance(r)
+	if known, ok := any1(r, m.instances); ok && r.IntN(3) > 0 {
+		i.InstanceID = known.InstanceID
+	}
+	id, deleted := i.InstanceID, r.IntN(3) == 0
+	switch r.IntN(4) {
+	case 0:
+		if m.leases[id] = true; deleted {
+			delete(m.leases, id)
+		}
+		return Change{Lease: &InstanceLease{id}, Deleted: deleted}
+	case 1:
+		h := InstanceHealth{InstanceID: id, Node: "n1", Reason: pick(r, "refused", "timeout")}
+		if m.health[id] = h; deleted {
+			delete(m.health, id)
+			h = InstanceHealth{InstanceID: id}
+		}
+		return Change{Health: &h, Deleted: deleted}
+	}
+	if deleted {
+		delete(m.instances, id)
+		return Change{Instance: &Instance{InstanceID: id}, Deleted: true}
+	}
+	m.instances[id] = i
+	return Change{Instance: &i}
+}
+
 // mutate makes a random change to the model and returns it.
 func (m model) mutate(r *rand.Rand) Change {
-	switch r.IntN(14) {
+	switch r.IntN(18) {
 	case 0, 1:
 		s := randomService(r, r.IntN(5))
 		m.services[s.Name] = s
@@ -180,6 +241,8 @@ func (m model) mutate(r *rand.Rand) Change {
 		return Change{Node: &n}
 	case 8, 9, 10:
 		return m.retouch(r)
+	case 11, 12, 13, 14:
+		return m.reregister(r)
 	}
 	e := randomEndpoint(r)
 	m.endpoints[e.EndpointID] = e

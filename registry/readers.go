@@ -44,7 +44,7 @@ func (c *Catalog) Service(n Name) (Service, bool) {
 	return *s.Service, true
 }
 
-// Members returns how many endpoints a service selects, and how many more its slices list.
+// Members returns how many stand behind a service.
 func (c *Catalog) Members(n Name) int { return c.Membership(n).Total }
 
 // Membership counts those that stand behind a service, whatever their addresses and ports.
@@ -54,7 +54,7 @@ type Membership struct {
 	Draining int // keep what they have: terminating but serving, or of weight 0
 }
 
-// Membership counts the endpoints that a service selects and those that its slices list.
+// Membership counts the endpoints that a service selects, those that its slices list and its instances.
 func (c *Catalog) Membership(n Name) (count Membership) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -62,18 +62,7 @@ func (c *Catalog) Membership(n Name) (count Membership) {
 	if !ok {
 		return Membership{}
 	}
-	if s.selected > 0 {
-		for _, e := range c.selectors.candidates(s.Service) {
-			if slices.Contains(e.services, s) {
-				count.add(&e.member, s.PublishNotReady)
-			}
-		}
-	}
-	for _, sl := range c.slices.of[n] {
-		for _, m := range sl.members {
-			count.add(m, s.PublishNotReady)
-		}
-	}
+	c.eachMember(s, func(m *member) { count.add(m, s.PublishNotReady) })
 	return count
 }
 
@@ -92,6 +81,7 @@ type Counts struct {
 	Services  int
 	Slices    int
 	Endpoints int
+	Instances int // registered
 	Frontends int // addresses and ports of services, seen from the node
 	Backends  int // of all frontends, those that drain included
 	Draining  int // of Backends
@@ -103,6 +93,9 @@ func (c *Catalog) Counts() Counts {
 	defer c.mu.RUnlock()
 	n := Counts{
 		Services: len(c.services), Slices: len(c.slices.all), Endpoints: len(c.endpoints), Frontends: len(c.frontends),
+	}
+	for _, of := range c.instances.of {
+		n.Instances += len(of)
 	}
 	for _, f := range c.frontends {
 		n.Backends += len(f.published.Backends)

@@ -131,7 +131,7 @@ func TestParseSlices(t *testing.T) {
 			Ports: []registry.EndpointPort{{Name: "http", Protocol: registry.TCP, Port: 8080}, {Protocol: registry.UDP, Port: 53}},
 			Endpoints: []registry.SliceEndpoint{
 				{Addresses: addrs("2001:db8::1", "2001:db8::2"), Weight: zero, Ready: true, Serving: true},
-				{Addresses: addrs("2001:db8::3"), Weight: zero, Node: "n1", Zone: "z1"},
+				{Addresses: addrs("2001:db8::3"), Weight: zero, Node: "n1", Zone: "z1", Hostname: "x"},
 				{Addresses: addrs("2001:db8::4"), Weight: zero, Serving: true, Terminating: true},
 				{Addresses: addrs("2001:db8::5"), Weight: zero, Ready: true},
 			},

@@ -77,6 +77,10 @@ func (v *validator) sliceEndpoint(at string, e *discoveryv1.Endpoint, family reg
 		v.reasons(at+".zone", *e.Zone, validation.IsValidLabelValue(*e.Zone))
 		out.Zone = *e.Zone
 	}
+	if e.Hostname != nil {
+		v.reasons(at+".hostname", *e.Hostname, validation.IsDNS1123Label(*e.Hostname))
+		out.Hostname = *e.Hostname
+	}
 	if len(e.DeprecatedTopology) > 0 {
 		v.fault(at+".deprecatedTopology", "not supported: want nodeName and zone")
 	}
@@ -172,6 +176,9 @@ func ToSlice(s registry.Slice) *discoveryv1.EndpointSlice {
 		}
 		if e.Zone != "" {
 			rendered.Zone = &e.Zone
+		}
+		if e.Hostname != "" {
+			rendered.Hostname = &e.Hostname
 		}
 		out.Endpoints = append(out.Endpoints, rendered)
 	}
