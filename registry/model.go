@@ -78,6 +78,10 @@ type Service struct {
 	// VIPs holds one address per IP family, in the order of preference that was asked for. It is
 	// empty for a headless service and for an ExternalName.
 	VIPs []netip.Addr `json:"vips,omitempty"`
+	// FamilyPolicy says how many IP families the service wants.
+	FamilyPolicy FamilyPolicy `json:"ipFamilyPolicy,omitempty"`
+	// Families that a headless service names, in order of preference. One with VIPs has theirs: a store keeps none here.
+	Families []Family `json:"ipFamilies,omitempty"`
 	// Headless is set when the service asked for no VIP (clusterIP: None).
 	Headless bool `json:"headless,omitempty"`
 	// ExternalName is the DNS name that the service stands for; nothing of it concerns the dataplane.

@@ -35,8 +35,8 @@ func (i *Instance) NewService() ServiceRequest {
 	return ServiceRequest{
 		Service: Service{
 			Name: i.ServiceName(), Ports: i.servicePorts(), Labels: map[string]string{RegisteredLabel: "true"},
+			FamilyPolicy: PreferDualStack,
 		},
-		Policy: PreferDualStack,
 	}
 }
 

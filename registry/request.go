@@ -1,6 +1,9 @@
 package registry
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // Family is an IP family, 4 or 6.
 type Family uint8
@@ -27,6 +30,25 @@ func (f Family) String() string {
 	return "IPv6"
 }
 
+// MarshalText makes a family a word in JSON. One that is none is an error.
+func (f Family) MarshalText() ([]byte, error) {
+	if f != IPv4 && f != IPv6 {
+		return nil, fmt.Errorf("IP family %d: want 4 or 6", uint8(f))
+	}
+	return []byte(f.String()), nil
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (f *Family) UnmarshalText(b []byte) error {
+	for _, known := range []Family{IPv4, IPv6} {
+		if string(b) == known.String() {
+			*f = known
+			return nil
+		}
+	}
+	return fmt.Errorf("IP family %q: want IPv4 or IPv6", b)
+}
+
 // FamilyPolicy says how many IP families a service wants VIPs of.
 type FamilyPolicy uint8
 
@@ -51,15 +73,26 @@ func (p FamilyPolicy) String() string {
 	return "SingleStack"
 }
 
+// MarshalText makes a policy a word in JSON.
+func (p FamilyPolicy) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (p *FamilyPolicy) UnmarshalText(b []byte) error {
+	for known := SingleStack; known <= RequireDualStack; known++ {
+		if string(b) == known.String() {
+			*p = known
+			return nil
+		}
+	}
+	return fmt.Errorf("IP family policy %q: want SingleStack, PreferDualStack or RequireDualStack", b)
+}
+
 // ServiceRequest is a service as its user asks for it; a store turns it into a Service by giving it
 // the VIPs that it lacks.
 type ServiceRequest struct {
-	// Service.VIPs holds only addresses that the user insists on, at most one per family.
+	// Service.VIPs holds only addresses that the user insists on, at most one per family. Service.Families are those
+	// wanted; empty: those of the VIPs asked for, then those the service already has, then those of the cluster's ranges.
 	Service
-	// Families in order of preference. Empty: those of the VIPs asked for, then those the service
-	// already has, then those of the cluster's ranges.
-	Families []Family
-	Policy   FamilyPolicy
 	// NoNodePorts gives a port of a load balancer a NodePort only if it names one
 	// (allocateLoadBalancerNodePorts: false).
 	NoNodePorts bool

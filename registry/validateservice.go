@@ -19,8 +19,8 @@ const (
 // registry/kube has read always passes once a store has given it its VIPs and node ports.
 func (s *Service) Validate() error {
 	external := len(s.ExternalIPs) + len(s.LoadBalancerIPs)
-	if len(s.VIPs) > MaxVIPs || len(s.Ports) > MaxServicePorts || external > MaxExternal {
-		return fmt.Errorf("%d VIPs, %d ports and %d external addresses are too many", len(s.VIPs), len(s.Ports), external)
+	if len(s.VIPs) > MaxVIPs || len(s.Families) > MaxVIPs || len(s.Ports) > MaxServicePorts || external > MaxExternal {
+		return fmt.Errorf("%d VIPs, %d IP families, %d ports and %d external addresses are too many", len(s.VIPs), len(s.Families), len(s.Ports), external)
 	}
 	if s.AffinityTimeout > MaxAffinityTimeout {
 		return fmt.Errorf("affinity of %d seconds: want at most %d", s.AffinityTimeout, MaxAffinityTimeout)

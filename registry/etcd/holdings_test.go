@@ -424,7 +424,7 @@ func TestHoldingsAtOnce(t *testing.T) {
 // scramble makes a request of few names, addresses and ports.
 func scramble(r *rand.Rand) registry.ServiceRequest {
 	req := web(fmt.Sprint("s", r.IntN(8)))
-	req.Policy = registry.FamilyPolicy(r.IntN(3))
+	req.FamilyPolicy = registry.FamilyPolicy(r.IntN(3))
 	req.Ports = nil
 	for i := range 1 + r.IntN(3) {
 		req.Ports = append(req.Ports, registry.ServicePort{

@@ -93,7 +93,7 @@ func (s *Store) planFamilies(req registry.ServiceRequest, old registry.Service) 
 			for _, a := range addrs {
 				list = append(list, registry.FamilyOf(a))
 			}
-			if len(addrs) > 0 && req.Policy == registry.SingleStack && len(req.VIPs) == 0 {
+			if len(addrs) > 0 && req.FamilyPolicy == registry.SingleStack && len(req.VIPs) == 0 {
 				list = list[:1]
 			}
 		}
@@ -104,9 +104,9 @@ func (s *Store) planFamilies(req registry.ServiceRequest, old registry.Service) 
 		}
 		list = list[:1]
 	}
-	if req.Policy == registry.SingleStack {
+	if req.FamilyPolicy == registry.SingleStack {
 		if len(list) > 1 {
-			return nil, fmt.Errorf("%w: %s has one family, not %s and %s", registry.ErrFamily, req.Policy, list[0], list[1])
+			return nil, fmt.Errorf("%w: %s has one family, not %s and %s", registry.ErrFamily, req.FamilyPolicy, list[0], list[1])
 		}
 		return list, nil
 	}
@@ -117,8 +117,8 @@ func (s *Store) planFamilies(req registry.ServiceRequest, old registry.Service) 
 	if s.hasFamily(second) || ofFamily(req.VIPs, second).IsValid() || ofFamily(old.VIPs, second).IsValid() {
 		return list, nil
 	}
-	if req.Policy == registry.RequireDualStack {
-		return nil, fmt.Errorf("%w: %s needs ranges of both families (services.cidrs: %s)", registry.ErrFamily, req.Policy, s.describeRanges())
+	if req.FamilyPolicy == registry.RequireDualStack {
+		return nil, fmt.Errorf("%w: %s needs ranges of both families (services.cidrs: %s)", registry.ErrFamily, req.FamilyPolicy, s.describeRanges())
 	}
 	return list[:1], nil
 }

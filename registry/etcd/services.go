@@ -85,6 +85,9 @@ func (c *claimer) next(ctx context.Context, req registry.ServiceRequest, old *re
 	if next.VIPs, err = c.fill(ctx, plan, externals(&next)); err != nil {
 		return next, err
 	}
+	if !next.Headless { // its VIPs say which
+		next.Families = nil
+	}
 	for _, a := range next.VIPs {
 		if slices.Contains(externals(&next), a) {
 			return next, fmt.Errorf("%w: %s is the service's VIP and an external address of it", registry.ErrInvalid, a)

@@ -34,7 +34,7 @@ func put(t testing.TB, s *Store, req registry.ServiceRequest) (registry.Service,
 
 func dual(name string) registry.ServiceRequest {
 	req := web(name)
-	req.Policy = registry.RequireDualStack
+	req.FamilyPolicy = registry.RequireDualStack
 	return req
 }
 
@@ -110,7 +110,7 @@ func TestServiceRefused(t *testing.T) {
 		}, registry.ErrFamily, "10.96.0.8 is not an IPv6 address"},
 		{"one family twice", s, func(r *registry.ServiceRequest) { r.VIPs = addrs("10.96.0.8", "10.96.0.9") }, registry.ErrFamily, ""},
 		{"no range", four, func(r *registry.ServiceRequest) { r.Families = []registry.Family{registry.IPv6} }, registry.ErrFamily, "no IPv6 range"},
-		{"dual on single", four, func(r *registry.ServiceRequest) { r.Policy = registry.RequireDualStack }, registry.ErrFamily, "both families"},
+		{"dual on single", four, func(r *registry.ServiceRequest) { r.FamilyPolicy = registry.RequireDualStack }, registry.ErrFamily, "both families"},
 		{"no name", s, func(r *registry.ServiceRequest) { r.Name.Name = "" }, registry.ErrInvalid, "empty name"},
 		{"slash", s, func(r *registry.ServiceRequest) { r.Name.Name = "a/b" }, registry.ErrInvalid, "'/'"},
 		{"port 0", s, func(r *registry.ServiceRequest) { r.Ports[0].Port = 0 }, registry.ErrInvalid, "port 0"},
@@ -130,9 +130,44 @@ func TestServiceRefused(t *testing.T) {
 		}
 	}
 	prefer := web("prefer")
-	prefer.Policy = registry.PreferDualStack
+	prefer.FamilyPolicy = registry.PreferDualStack
 	if got, _ := put(t, four, prefer); len(got.VIPs) != 1 {
 		t.Errorf("PreferDualStack on one family: VIPs %v", got.VIPs)
+	}
+}
+
+// TestFamiliesAreKept: a service is stored with the policy that it named, and with the families where no VIP says
+// them.
+func TestFamiliesAreKept(t *testing.T) {
+	s := open(t, defaultCIDRs...)
+	both := []registry.Family{registry.IPv6, registry.IPv4}
+	for _, c := range []struct {
+		headless bool
+		policy   registry.FamilyPolicy
+		asked    []registry.Family
+		want     []registry.Family
+	}{
+		{false, registry.SingleStack, both[:1], nil},
+		{false, registry.PreferDualStack, both, nil},
+		{false, registry.RequireDualStack, nil, nil},
+		{true, registry.SingleStack, both[:1], both[:1]},
+		{true, registry.PreferDualStack, both, both},
+		{true, registry.RequireDualStack, nil, nil},
+	} {
+		req := web(fmt.Sprintf("web-%t-%s", c.headless, c.policy))
+		req.Name.Name = strings.ToLower(req.Name.Name)
+		req.Headless, req.FamilyPolicy, req.Families = c.headless, c.policy, c.asked
+		first, rev := put(t, s, req)
+		if _, again := put(t, s, req); again != rev {
+			t.Errorf("%s: asked for again it is written again", req.Name)
+		}
+		got, exists, err := s.CheckService(t.Context(), req)
+		if err != nil || !exists || !reflect.DeepEqual(got, first) {
+			t.Errorf("%s: stored as %+v, returned as %+v: %v", req.Name, got, first, err)
+		}
+		if got.FamilyPolicy != c.policy || !slices.Equal(got.Families, c.want) {
+			t.Errorf("%s: stored with %s and %v, want %v", req.Name, got.FamilyPolicy, got.Families, c.want)
+		}
 	}
 }
 
@@ -173,7 +208,7 @@ func TestServicesAtOnce(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(w), 3))
 			for range 60 {
 				req := web(fmt.Sprint("s", r.IntN(10)))
-				req.Policy = registry.FamilyPolicy(r.IntN(3))
+				req.FamilyPolicy = registry.FamilyPolicy(r.IntN(3))
 				if r.IntN(4) == 0 {
 					req.VIPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(1 + r.IntN(14))})}
 				}
@@ -214,7 +249,7 @@ func TestServicesAgainstModel(t *testing.T) {
 			delete(model, req.Name)
 			continue
 		}
-		req.Policy = registry.FamilyPolicy(r.IntN(3))
+		req.FamilyPolicy = registry.FamilyPolicy(r.IntN(3))
 		req.Headless = r.IntN(8) == 0
 		if r.IntN(3) == 0 && !req.Headless {
 			req.VIPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(r.IntN(33))})}
@@ -261,7 +296,7 @@ func checkVIPs(t *testing.T, req registry.ServiceRequest, old, got registry.Serv
 	switch {
 	case req.Headless:
 		want = 0
-	case req.Policy != registry.SingleStack:
+	case req.FamilyPolicy != registry.SingleStack:
 		want = 2
 	}
 	if len(got.VIPs) != want {

@@ -54,6 +54,9 @@ func (v *validator) addresses(s *corev1.ServiceSpec, req *registry.ServiceReques
 		req.VIPs = append(req.VIPs, a)
 	}
 	v.policy(s, req)
+	if len(req.VIPs) >= len(req.Families) {
+		req.Families = nil // the addresses say the same
+	}
 }
 
 // noAddresses refuses what a name in DNS has no use for.
@@ -89,13 +92,13 @@ func (v *validator) families(s *corev1.ServiceSpec, req *registry.ServiceRequest
 	}
 }
 
-// policy reads ipFamilyPolicy. Two addresses or families without a policy mean both, as in
-// Kubernetes.
+// policy reads ipFamilyPolicy. Two addresses or families without a policy mean both, as in Kubernetes, and so does
+// a headless service without a selector, whose endpoints may be of either.
 func (v *validator) policy(s *corev1.ServiceSpec, req *registry.ServiceRequest) {
 	two := len(req.VIPs) > 1 || len(req.Families) > 1
 	if s.IPFamilyPolicy == nil {
-		if two {
-			req.Policy = registry.RequireDualStack
+		if two || req.Headless && len(req.Selector) == 0 {
+			req.FamilyPolicy = registry.RequireDualStack
 		}
 		return
 	}
@@ -105,9 +108,9 @@ func (v *validator) policy(s *corev1.ServiceSpec, req *registry.ServiceRequest) 
 			v.fault("spec.ipFamilyPolicy", "SingleStack allows one IP family; want PreferDualStack or RequireDualStack for two")
 		}
 	case corev1.IPFamilyPolicyPreferDualStack:
-		req.Policy = registry.PreferDualStack
+		req.FamilyPolicy = registry.PreferDualStack
 	case corev1.IPFamilyPolicyRequireDualStack:
-		req.Policy = registry.RequireDualStack
+		req.FamilyPolicy = registry.RequireDualStack
 	default:
 		v.fault("spec.ipFamilyPolicy", "%q: want SingleStack, PreferDualStack or RequireDualStack", shorten(string(*s.IPFamilyPolicy)))
 	}

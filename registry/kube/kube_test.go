@@ -110,8 +110,8 @@ func TestParse(t *testing.T) {
 					{Name: "dns", Protocol: registry.UDP, Port: 53, TargetPort: 5353},
 					{Name: "tele", Protocol: registry.SCTP, Port: 5000, TargetPort: 5000},
 				},
+				Families: []registry.Family{registry.IPv6, registry.IPv4}, FamilyPolicy: registry.PreferDualStack,
 			},
-			Families: []registry.Family{registry.IPv6, registry.IPv4}, Policy: registry.PreferDualStack,
 		},
 		{Service: registry.Service{
 			Name: registry.Name{Namespace: "default", Name: "none"}, Headless: true, Selector: map[string]string{"a": "b"},
@@ -120,9 +120,8 @@ func TestParse(t *testing.T) {
 			Service: registry.Service{
 				Name: registry.Name{Namespace: "default", Name: "fixed"}, Selector: map[string]string{"a": "b"},
 				VIPs:  []netip.Addr{netip.MustParseAddr("10.96.0.7"), netip.MustParseAddr("fd00::7")},
-				Ports: []registry.ServicePort{{Protocol: registry.TCP, Port: 1, TargetPort: 1}},
+				Ports: []registry.ServicePort{{Protocol: registry.TCP, Port: 1, TargetPort: 1}}, FamilyPolicy: registry.RequireDualStack,
 			},
-			Policy: registry.RequireDualStack,
 		},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -45,22 +45,30 @@ func texts(list []netip.Addr) (out []string) {
 }
 
 func renderAddresses(s *registry.Service, spec *corev1.ServiceSpec) {
+	if s.Type == registry.TypeExternalName {
+		return
+	}
+	families, wanted := s.Families, s.FamilyPolicy
 	if s.Headless {
-		spec.ClusterIP = corev1.ClusterIPNone
 		spec.ClusterIPs = []string{corev1.ClusterIPNone}
 	}
-	for _, a := range s.VIPs {
+	for i, a := range s.VIPs {
 		spec.ClusterIPs = append(spec.ClusterIPs, a.String())
-		spec.IPFamilies = append(spec.IPFamilies, corev1.IPFamily(registry.FamilyOf(a).String()))
-	}
-	if len(s.VIPs) > 0 {
-		spec.ClusterIP = spec.ClusterIPs[0]
-		policy := corev1.IPFamilyPolicySingleStack
-		if len(s.VIPs) > 1 {
-			policy = corev1.IPFamilyPolicyRequireDualStack
+		if i >= len(families) {
+			families = append(families[:i:i], registry.FamilyOf(a))
 		}
-		spec.IPFamilyPolicy = &policy
 	}
+	for _, f := range families {
+		spec.IPFamilies = append(spec.IPFamilies, corev1.IPFamily(f.String()))
+	}
+	if len(spec.ClusterIPs) > 0 {
+		spec.ClusterIP = spec.ClusterIPs[0]
+	}
+	if len(s.VIPs) > 1 && wanted == registry.SingleStack {
+		wanted = registry.RequireDualStack // stored by an agent that did not keep the policy
+	}
+	policy := corev1.IPFamilyPolicy(wanted.String())
+	spec.IPFamilyPolicy = &policy
 }
 
 // renderTraffic leaves out what is Kubernetes' default.

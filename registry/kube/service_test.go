@@ -211,6 +211,11 @@ func (r random) serviceAddresses(s *registry.Service) {
 		return
 	case s.Type == registry.TypeClusterIP && r.IntN(4) == 0:
 		s.Headless = true
+		s.Families = [][]registry.Family{nil, {registry.IPv6}, {registry.IPv6, registry.IPv4}}[r.IntN(3)]
+		s.FamilyPolicy = registry.FamilyPolicy(r.IntN(3))
+		if len(s.Families) > 1 {
+			s.FamilyPolicy = max(s.FamilyPolicy, registry.PreferDualStack)
+		}
 		return
 	}
 	s.VIPs = addrs("10.96.0.1", "fd00::1")
@@ -218,6 +223,7 @@ func (r random) serviceAddresses(s *registry.Service) {
 		slices.Reverse(s.VIPs)
 	}
 	s.VIPs = s.VIPs[:1+r.IntN(2)]
+	s.FamilyPolicy = registry.FamilyPolicy(r.IntN(2) + len(s.VIPs) - 1)
 	if r.coin() {
 		s.ExternalIPs = addrs("192.0.2.1", "2001:db8::1")
 	}
@@ -269,5 +275,33 @@ func TestRenderServices(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+}
+
+// TestFamilyPolicy: a policy that is not given is what Kubernetes makes it, and shown so.
+func TestFamilyPolicy(t *testing.T) {
+	for spec, want := range map[string]string{
+		"selector: {a: b}": "SingleStack []",
+		"selector: {a: b}, ipFamilyPolicy: PreferDualStack":           "PreferDualStack []",
+		"selector: {a: b}, clusterIPs: [10.96.0.1, 'fd00::1']":        "RequireDualStack [IPv4 IPv6]",
+		"selector: {a: b}, clusterIP: None":                           "SingleStack []",
+		"selector: {a: b}, clusterIP: None, ipFamilies: [IPv6]":       "SingleStack [IPv6]",
+		"selector: {a: b}, clusterIP: None, ipFamilies: [IPv6, IPv4]": "RequireDualStack [IPv6 IPv4]",
+		"clusterIP: None": "RequireDualStack []",
+		"clusterIP: None, ipFamilyPolicy: SingleStack":                                                      "SingleStack []",
+		"selector: {a: b}, clusterIP: 'fd00::1', ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv6, IPv4]": "PreferDualStack [IPv6 IPv4]",
+	} {
+		objects, err := Parse([]byte("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}], " + spec + "}}"))
+		if err != nil {
+			t.Fatalf("%s: %v", spec, err)
+		}
+		shown := ToService(objects[0].Service.Service).Spec
+		if got := fmt.Sprint(*shown.IPFamilyPolicy, " ", shown.IPFamilies); got != want {
+			t.Errorf("%s is shown as %s, want %s", spec, got, want)
+		}
+	}
+	old := registry.Service{Name: registry.Name{Namespace: "default", Name: "old"}, VIPs: addrs("10.96.0.1", "fd00::1")}
+	if got := *ToService(old).Spec.IPFamilyPolicy; got != "RequireDualStack" {
+		t.Errorf("two VIPs without a policy are shown as %s", got)
 	}
 }

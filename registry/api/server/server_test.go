@@ -51,6 +51,9 @@ func (s *fakeStore) PutService(_ context.Context, req registry.ServiceRequest) (
 		return registry.Service{}, 0, err
 	}
 	svc := req.Service
+	if !svc.Headless {
+		svc.Families = nil
+	}
 	if len(svc.VIPs) == 0 && !svc.Headless {
 		svc.VIPs = []netip.Addr{netip.MustParseAddr("10.96.0.1")}
 	}
