@@ -147,6 +147,16 @@ func (c *Catalog) Frontends() []Resolved {
 	return list
 }
 
+// Backends returns those of one frontend, none if there is no such frontend.
+func (c *Catalog) Backends(f Frontend) []Backend {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if known := c.frontends[f]; known != nil {
+		return known.published.Backends
+	}
+	return nil
+}
+
 // CompareNames orders names by namespace, then name.
 func CompareNames(a, b Name) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -10,14 +11,27 @@ import (
 )
 
 func (s *Server) deleteService(r *http.Request) (any, error) {
-	n := pathName(r)
-	rev, err := s.Store.DeleteService(r.Context(), n)
+	results, rev, err := s.removeService(r.Context(), pathName(r))
 	if err != nil {
 		return nil, err
 	}
-	out := api.Results{Results: []api.Result{{Kind: kube.Service, Name: n, Action: api.Deleted}}}
+	out := api.Results{Results: results}
 	s.synced(r.Context(), rev, &out)
 	return out, nil
+}
+
+// removeService deletes a service with the slices that it owns.
+func (s *Server) removeService(ctx context.Context, n registry.Name) ([]api.Result, int64, error) {
+	owned := s.Catalog.OwnedSlices(n)
+	rev, err := s.Store.DeleteService(ctx, n, owned...)
+	if err != nil {
+		return nil, 0, err
+	}
+	results := []api.Result{{Kind: kube.Service, Name: n, Action: api.Deleted}}
+	for _, slice := range owned {
+		results = append(results, api.Result{Kind: kube.EndpointSlice, Name: slice, Action: api.Deleted})
+	}
+	return results, rev, nil
 }
 
 func (s *Server) services(r *http.Request) (any, error) {
@@ -57,8 +71,7 @@ func (s *Server) renderer(r *http.Request) (func(registry.Service) any, error) {
 	if kubernetes {
 		return func(svc registry.Service) any { return kube.ToService(svc) }, nil
 	}
-	backends := s.backends()
-	return func(svc registry.Service) any { return s.view(svc, backends) }, nil
+	return func(svc registry.Service) any { return s.view(svc) }, nil
 }
 
 // asKubernetes reports whether the request wants to see Kubernetes' objects.
@@ -77,22 +90,12 @@ func pathName(r *http.Request) registry.Name {
 	return registry.Name{Namespace: r.PathValue("namespace"), Name: r.PathValue("name")}
 }
 
-// backends returns what answers at each frontend.
-func (s *Server) backends() map[registry.Frontend][]registry.Backend {
-	list := s.Catalog.Frontends()
-	m := make(map[registry.Frontend][]registry.Backend, len(list))
-	for _, f := range list {
-		m[f.Frontend] = f.Backends
-	}
-	return m
-}
-
-func (s *Server) view(svc registry.Service, backends map[registry.Frontend][]registry.Backend) api.Service {
+func (s *Server) view(svc registry.Service) api.Service {
 	v := api.Service{Service: svc, Endpoints: s.Catalog.Members(svc.Name), Ports: []api.Port{}}
 	for _, p := range svc.Ports {
 		port := api.Port{ServicePort: p, Backends: []api.Backend{}}
 		for _, a := range svc.VIPs {
-			for _, b := range backends[registry.Frontend{Addr: a, Port: p.Port, Protocol: p.Protocol}] {
+			for _, b := range s.Catalog.Backends(registry.Frontend{Addr: a.Unmap(), Port: p.Port, Protocol: p.Protocol}) {
 				port.Backends = append(port.Backends, api.Backend{Address: b.AddrPort, Weight: b.Weight, Draining: b.Draining})
 			}
 		}
