@@ -160,7 +160,8 @@ type ServicePort struct {
 // EndpointSlice of Kubernetes.
 type Slice struct {
 	Name
-	Service string `json:"service"` // of the same namespace
+	Service string `json:"service"`         // of the same namespace
+	Owned   bool   `json:"owned,omitempty"` // goes when its service is deleted
 	Family  Family `json:"family"`
 	// Ports by the names that the service's ports have: where they lead to.
 	Ports     []EndpointPort  `json:"ports"`

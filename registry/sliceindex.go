@@ -17,9 +17,6 @@ func newSliceIndex() sliceIndex {
 	return sliceIndex{all: map[Name]*catalogSlice{}, of: map[Name][]*catalogSlice{}}
 }
 
-// owner is the name of the slice's service.
-func (s *Slice) owner() Name { return Name{s.Namespace, s.Service} }
-
 func (x *sliceIndex) add(s *Slice) *catalogSlice {
 	sl := &catalogSlice{Slice: s, members: make([]*member, len(s.Endpoints))}
 	members := make([]member, len(s.Endpoints))
@@ -28,13 +25,13 @@ func (x *sliceIndex) add(s *Slice) *catalogSlice {
 		sl.members[i] = &members[i]
 	}
 	x.all[s.Name] = sl
-	x.of[s.owner()] = append(x.of[s.owner()], sl)
+	x.of[s.Owner()] = append(x.of[s.Owner()], sl)
 	return sl
 }
 
 func (x *sliceIndex) remove(sl *catalogSlice) {
 	delete(x.all, sl.Name)
-	owner := sl.owner()
+	owner := sl.Owner()
 	list := slices.DeleteFunc(x.of[owner], func(o *catalogSlice) bool { return o == sl })
 	if x.of[owner] = list; len(list) == 0 {
 		delete(x.of, owner)
@@ -44,7 +41,7 @@ func (x *sliceIndex) remove(sl *catalogSlice) {
 func (c *Catalog) applySlice(s *Slice, deleted bool) {
 	if old := c.slices.all[s.Name]; old != nil {
 		c.slices.remove(old)
-		svc := c.services[old.owner()]
+		svc := c.services[old.Owner()]
 		for _, m := range old.members {
 			m.gone = true
 			if svc != nil {
@@ -56,7 +53,7 @@ func (c *Catalog) applySlice(s *Slice, deleted bool) {
 		return
 	}
 	sl := c.slices.add(s)
-	if svc := c.services[sl.owner()]; svc != nil {
+	if svc := c.services[sl.Owner()]; svc != nil {
 		for _, m := range sl.members {
 			c.join(svc, m)
 		}
@@ -72,6 +69,20 @@ func (c *Catalog) Slices() []Slice {
 		list = append(list, *s.Slice)
 	}
 	slices.SortFunc(list, func(a, b Slice) int { return CompareNames(a.Name, b.Name) })
+	return list
+}
+
+// OwnedSlices returns the slices that go when a service is deleted, sorted by name.
+func (c *Catalog) OwnedSlices(service Name) []Name {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var list []Name
+	for _, s := range c.slices.of[service] {
+		if s.Owned {
+			list = append(list, s.Name)
+		}
+	}
+	slices.SortFunc(list, CompareNames)
 	return list
 }
 

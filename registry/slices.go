@@ -12,6 +12,9 @@ const (
 	MaxSlicePorts     = 100
 )
 
+// Owner returns the name of the slice's service.
+func (s *Slice) Owner() Name { return Name{s.Namespace, s.Service} }
+
 // Validate returns why nobody can act on the slice, or nil. It is for what was stored, by whomever: a slice that
 // registry/kube has read always passes.
 func (s *Slice) Validate() error {

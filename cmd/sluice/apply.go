@@ -64,7 +64,8 @@ func (c *cli) delete() *cobra.Command {
 			return usagef("want -f FILE, or KIND NAME")
 		})
 	cmd.Long = "Delete services, endpointslices, policies and namespaces.\n\n" +
-		"A namespace loses its labels; what lies in it stays, and so do the slices of a service."
+		"A namespace loses its labels; what lies in it stays. A service takes along the endpointslices whose\n" +
+		"metadata.ownerReferences name it; others stay, and serve one that is made anew."
 	cmd.Example = "  sluice delete -f web.yaml\n  sluice delete service web -n shop\n  sluice delete networkpolicy deny-all"
 	fileFlag(cmd, &files)
 	namespaceFlag(cmd, c, &namespace)

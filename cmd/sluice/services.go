@@ -84,7 +84,7 @@ func ports(all []api.Port) string {
 }
 
 // backends counts the addresses that take new flows at any port, and those that only drain: of the IP family that has
-// more, as most have one of each. A service without a VIP has those that its selector chooses.
+// more, as most have one of each. Behind a service without a VIP stands whatever it selects and its slices list.
 func backends(v *api.Service) string {
 	if len(v.VIPs) == 0 {
 		if v.Type == registry.TypeExternalName {

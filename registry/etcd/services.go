@@ -133,17 +133,18 @@ func (s *Store) existing(kv *mvccpb.KeyValue) registry.Service {
 	return old
 }
 
-// DeleteService removes a service and releases its VIPs and node ports. It returns the revision from which on the
+// DeleteService removes a service, releases its VIPs and node ports, and takes along those of the slices that it
+// owns, all in one transaction; a slice that is not its own any more stays. It returns the revision from which on the
 // service is gone, or an error that wraps registry.ErrNotFound.
-func (s *Store) DeleteService(ctx context.Context, n registry.Name) (int64, error) {
-	rev, err := s.deleteService(ctx, n)
+func (s *Store) DeleteService(ctx context.Context, n registry.Name, slices ...registry.Name) (int64, error) {
+	rev, err := s.deleteService(ctx, n, slices)
 	if err != nil {
 		return 0, fmt.Errorf("delete service %s: %w", n, err)
 	}
 	return rev, nil
 }
 
-func (s *Store) deleteService(ctx context.Context, n registry.Name) (int64, error) {
+func (s *Store) deleteService(ctx context.Context, n registry.Name, slices []registry.Name) (int64, error) {
 	k, err := serviceKey(n)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", registry.ErrInvalid, err)
@@ -159,6 +160,9 @@ func (s *Store) deleteService(ctx context.Context, n registry.Name) (int64, erro
 		}
 		old := s.existing(kv)
 		t, err := c.transaction(ctx, &old, &registry.Service{})
+		if err == nil {
+			err = c.takeAlong(ctx, slices, &t)
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -168,6 +172,40 @@ func (s *Store) deleteService(ctx context.Context, n registry.Name) (int64, erro
 		}
 	}
 	return 0, errConflict
+}
+
+// maxOwned is how many slices go with a service: what the transaction has besides them are its addresses and ports.
+const maxOwned = maxTogether - registry.MaxServicePorts - registry.MaxExternal - registry.MaxVIPs - 1
+
+// takeAlong adds to a transaction that those of the slices which are the service's own go, too.
+func (c *claimer) takeAlong(ctx context.Context, slices []registry.Name, t *transaction) error {
+	if len(slices) > maxOwned {
+		return fmt.Errorf("%w: %d slices would go with it, more than the %d that can at once: delete some before", registry.ErrInvalid, len(slices), maxOwned)
+	}
+	keys := make([]string, len(slices))
+	for i, n := range slices {
+		var err error
+		if keys[i], err = sliceKey(n); err != nil {
+			return fmt.Errorf("%w: slice %s: %w", registry.ErrInvalid, n, err)
+		}
+	}
+	if err := c.read(ctx, keys); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		kv := c.known[k]
+		if kv == nil {
+			continue
+		}
+		slice, err := decodeSlice(kv.Key, kv.Value)
+		if err != nil || !slice.Owned || slice.Owner() != c.owner {
+			continue
+		}
+		t.keys = append(t.keys, k)
+		t.conditions = append(t.conditions, clientv3.Compare(clientv3.ModRevision(k), "=", kv.ModRevision))
+		t.then = append(t.then, clientv3.OpDelete(k))
+	}
+	return nil
 }
 
 // Pools returns how full each range of VIPs is.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sluice-net/sluice/registry"
@@ -47,6 +49,46 @@ func TestSlices(t *testing.T) {
 	}
 	if b := receive(t, batches); b.Revision != rev || !b.Changes[0].Deleted || b.Changes[0].Slice.Name != want.Name {
 		t.Errorf("batch %+v, want the slice deleted", b)
+	}
+}
+
+// TestServiceTakesSlicesAlong: what a service owns goes in the moment in which it goes; what it does not own stays,
+// whoever thought otherwise.
+func TestServiceTakesSlicesAlong(t *testing.T) {
+	s := open(t, defaultCIDRs...)
+	svc, _ := put(t, s, web("web"))
+	own, loose, stranger := slice("own"), slice("loose"), slice("stranger")
+	own.Owned, stranger.Owned, stranger.Service = true, true, "other"
+	if _, _, err := s.Commit(t.Context(), []registry.Change{{Slice: &own}, {Slice: &loose}, {Slice: &stranger}}); err != nil {
+		t.Fatal(err)
+	}
+	batches := s.Watch(t.Context())
+	receive(t, batches)
+	gone := registry.Name{Namespace: "default", Name: "gone"}
+	rev, err := s.DeleteService(t.Context(), svc.Name, own.Name, loose.Name, stranger.Name, gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := receive(t, batches)
+	var told []string
+	for _, c := range b.Changes {
+		switch {
+		case !c.Deleted:
+			t.Errorf("%+v is written", c)
+		case c.Service != nil:
+			told = append(told, "service "+c.Service.Name.String())
+		case c.Slice != nil:
+			told = append(told, "slice "+c.Slice.Name.String())
+		}
+	}
+	slices.Sort(told)
+	if got := strings.Join(told, ", "); b.Revision != rev || got != "service default/web, slice default/own" {
+		t.Errorf("at revision %d of %d: %s", b.Revision, rev, got)
+	}
+	many := make([]registry.Name, maxOwned+1)
+	put(t, s, web("web"))
+	if _, err := s.DeleteService(t.Context(), svc.Name, many...); !errors.Is(err, registry.ErrInvalid) {
+		t.Errorf("more slices than one transaction takes: %v", err)
 	}
 }
 

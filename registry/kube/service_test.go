@@ -57,6 +57,9 @@ metadata:
   namespace: shop
   labels: {kubernetes.io/service-name: web, endpointslice.kubernetes.io/managed-by: me}
   annotations: {sluice.net/weight: "0"}
+  ownerReferences:
+  - {apiVersion: apps/v1, kind: Deployment, name: web, uid: x}
+  - {apiVersion: v1, kind: Service, name: web, uid: 0f5c, controller: true, blockOwnerDeletion: true}
 addressType: IPv6
 ports: [{name: http, port: 8080, appProtocol: h2c}, {port: 53, protocol: UDP}]
 endpoints:
@@ -67,7 +70,10 @@ endpoints:
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {name: none, labels: {kubernetes.io/service-name: web}}
+metadata:
+  name: none
+  labels: {kubernetes.io/service-name: web}
+  ownerReferences: [{apiVersion: v1, kind: Service, name: other, uid: x}, {apiVersion: v1, kind: Endpoints, name: web, uid: x}]
 addressType: IPv4
 endpoints: []
 ports: []
@@ -127,7 +133,7 @@ func TestParseSlices(t *testing.T) {
 	zero := new(uint16)
 	want := []registry.Slice{
 		{
-			Name: registry.Name{Namespace: "shop", Name: "web-1.x"}, Service: "web", Family: registry.IPv6,
+			Name: registry.Name{Namespace: "shop", Name: "web-1.x"}, Service: "web", Owned: true, Family: registry.IPv6,
 			Ports: []registry.EndpointPort{{Name: "http", Protocol: registry.TCP, Port: 8080}, {Protocol: registry.UDP, Port: 53}},
 			Endpoints: []registry.SliceEndpoint{
 				{Addresses: addrs("2001:db8::1", "2001:db8::2"), Weight: zero, Ready: true, Serving: true},
@@ -234,7 +240,7 @@ func (r random) serviceAddresses(s *registry.Service) {
 }
 
 func (r random) slice() registry.Slice {
-	s := registry.Slice{Name: registry.Name{Namespace: "shop", Name: "web.1"}, Service: "web", Family: registry.IPv4}
+	s := registry.Slice{Name: registry.Name{Namespace: "shop", Name: "web.1"}, Service: "web", Owned: r.coin(), Family: registry.IPv4}
 	if r.coin() {
 		s.Family = registry.IPv6
 	}

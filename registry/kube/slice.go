@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,10 @@ func (v *validator) slice(s *discoveryv1.EndpointSlice) registry.Slice {
 	} else {
 		v.reasons(at, out.Service, validation.IsDNS1035Label(out.Service))
 	}
+	// Whoever else owns it is not known here, and takes nothing along.
+	out.Owned = slices.ContainsFunc(s.OwnerReferences, func(o metav1.OwnerReference) bool {
+		return o.APIVersion == version(Service) && o.Kind == Service && o.Name == out.Service
+	})
 	var weight *uint16
 	v.annotations(s.Annotations, map[string]func(at, value string){
 		registry.WeightLabel: func(at, value string) {
@@ -159,6 +164,9 @@ func ToSlice(s registry.Slice) *discoveryv1.EndpointSlice {
 	}
 	if len(s.Endpoints) > 0 && s.Endpoints[0].Weight != nil {
 		out.Annotations = map[string]string{registry.WeightLabel: strconv.Itoa(int(*s.Endpoints[0].Weight))}
+	}
+	if s.Owned {
+		out.OwnerReferences = []metav1.OwnerReference{{APIVersion: version(Service), Kind: Service, Name: s.Service}}
 	}
 	for _, p := range s.Ports {
 		protocol, port := corev1.Protocol(p.Protocol.String()), int32(p.Port)

@@ -204,17 +204,23 @@ func (s *Server) deleteDocuments(r *http.Request) (any, error) {
 		if id.Kind != kube.Service {
 			continue
 		}
-		rev, err := s.Store.DeleteService(r.Context(), id.Name)
-		action := api.Deleted
-		if errors.Is(err, registry.ErrNotFound) {
-			action = api.NotFound
-		} else if err != nil {
+		gone, rev, err := s.removeService(r.Context(), id.Name)
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
+			results[i].Action = api.NotFound
+			continue
+		case err != nil:
 			e := asError(err)
 			e.Results = done(results)
 			return nil, e
 		}
 		revision = max(revision, rev)
-		results[i] = api.Result{Kind: id.Kind, Name: id.Name, Action: action}
+		results[i] = gone[0]
+		for _, slice := range gone[1:] {
+			if !slices.Contains(ids, kube.ID{Kind: slice.Kind, Name: slice.Name}) { // or else it is told already
+				results = append(results, slice)
+			}
+		}
 	}
 	out := api.Results{Results: results}
 	s.synced(r.Context(), revision, &out)

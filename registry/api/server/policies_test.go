@@ -52,6 +52,10 @@ func (s *fakeStore) stands(c registry.Change) (exists, same bool) {
 		old, ok := s.catalog.Policy(c.Policy.PolicyID)
 		return ok, ok && reflect.DeepEqual(old, *c.Policy)
 	}
+	if c.Slice != nil {
+		old, ok := s.catalog.Slice(c.Slice.Name)
+		return ok, ok && reflect.DeepEqual(old, *c.Slice)
+	}
 	for _, n := range s.catalog.Namespaces() {
 		if n.Name == c.Namespace.Name && len(n.Labels) > 0 {
 			return true, reflect.DeepEqual(n, *c.Namespace)

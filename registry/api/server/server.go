@@ -30,7 +30,7 @@ type Store interface {
 	// now, if it is.
 	CheckService(context.Context, registry.ServiceRequest) (old registry.Service, exists bool, err error)
 	PutService(context.Context, registry.ServiceRequest) (registry.Service, int64, error)
-	DeleteService(context.Context, registry.Name) (int64, error)
+	DeleteService(ctx context.Context, n registry.Name, slices ...registry.Name) (int64, error)
 	// Check says whether Commit would take a change by itself.
 	Check(registry.Change) error
 	// Commit writes and deletes slices, namespaces and policies, all or none, and says what became of each.

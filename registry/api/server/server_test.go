@@ -60,11 +60,15 @@ func (s *fakeStore) PutService(_ context.Context, req registry.ServiceRequest) (
 	return svc, s.write(registry.Change{Service: &svc}), nil
 }
 
-func (s *fakeStore) DeleteService(_ context.Context, n registry.Name) (int64, error) {
+func (s *fakeStore) DeleteService(_ context.Context, n registry.Name, slices ...registry.Name) (int64, error) {
 	if _, ok := s.catalog.Service(n); !ok {
 		return 0, fmt.Errorf("delete service %s: %w", n, registry.ErrNotFound)
 	}
-	return s.write(registry.Change{Service: &registry.Service{Name: n}, Deleted: true}), nil
+	changes := []registry.Change{{Service: &registry.Service{Name: n}, Deleted: true}}
+	for _, slice := range slices {
+		changes = append(changes, registry.Change{Slice: &registry.Slice{Name: slice}, Deleted: true})
+	}
+	return s.write(changes...), nil
 }
 
 func (s *fakeStore) LabelEndpoint(_ context.Context, id registry.EndpointID, set map[string]string, remove []string) (int64, error) {
@@ -242,6 +246,44 @@ func TestDelete(t *testing.T) {
 	}
 	if n := len(f.store.catalog.Services()); n != 0 {
 		t.Errorf("%d services are left", n)
+	}
+}
+
+// TestDeleteTakesSlicesAlong: those that a service owns go with it, and are told, each once.
+func TestDeleteTakesSlicesAlong(t *testing.T) {
+	slice := func(name, more string) string {
+		return "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: " + name + ", labels: {kubernetes.io/service-name: a}" + more + "}\n" +
+			"addressType: IPv4\nports: []\nendpoints: []\n"
+	}
+	const owned = ", ownerReferences: [{apiVersion: v1, kind: Service, name: a, uid: x}]"
+	all := yaml("a", "") + slice("a-1", owned) + slice("a-2", owned) + slice("mine", "")
+	for what, c := range map[string]struct {
+		delete func(*api.Client) (api.Results, error)
+		want   string
+	}{
+		"by name": {func(c *api.Client) (api.Results, error) {
+			return c.DeleteService(t.Context(), registry.Name{Namespace: "default", Name: "a"})
+		}, "Service default/a, EndpointSlice default/a-1, EndpointSlice default/a-2"},
+		"by documents": {func(c *api.Client) (api.Results, error) {
+			return c.DeleteDocuments(t.Context(), []byte(yaml("a", "")+slice("a-2", "")))
+		}, "Service default/a, EndpointSlice default/a-2, EndpointSlice default/a-1"},
+	} {
+		f := serve(t)
+		if _, err := f.client.Apply(t.Context(), []byte(all)); err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.delete(f.client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told []string
+		for _, o := range r.Results {
+			told = append(told, o.Kind+" "+o.Name.String())
+		}
+		left := f.store.catalog.Slices()
+		if got := strings.Join(told, ", "); got != c.want || len(left) != 1 || left[0].Name.Name != "mine" {
+			t.Errorf("%s: %s are told, want %s; %v are left", what, got, c.want, left)
+		}
 	}
 }
 
