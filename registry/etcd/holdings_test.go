@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
 	"github.com/sluice-net/sluice/registry"
 )
 
@@ -457,5 +459,34 @@ func TestPortRange(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), Options{Dir: t.TempDir(), Run: "/r", NodePorts: PortRange{5, 4}}); !contains(err, "node ports: 5-4 is no range") {
 		t.Error(err)
+	}
+}
+
+// TestRealAddressesOfTwo: an address that two have at a time, as when a node gets one of a container, is real until
+// both have lost it.
+func TestRealAddressesOfTwo(t *testing.T) {
+	r := newRealAddresses()
+	a := addr("10.244.1.5")
+	node := &mvccpb.KeyValue{Key: []byte(nodePrefix + "n1"), Value: []byte(`{"name":"n1","addresses":["10.244.1.5"]}`)}
+	container := &mvccpb.KeyValue{Key: []byte(endpointPrefix + "n1/c/eth0"),
+		Value: []byte(`{"node":"n1","containerID":"c","interface":"eth0","name":{"namespace":"default","name":"c"},"addresses":["10.244.1.5"]}`)}
+	revision := int64(0)
+	step := func(kv *mvccpb.KeyValue, deleted bool, want string) {
+		t.Helper()
+		revision++
+		r.apply(revision, false, []*mvccpb.KeyValue{kv}, func(int) bool { return deleted })
+		if got := r.owner(a); got != want {
+			t.Errorf("%s, deleted %t: the address is %q's, want %q", kv.Key, deleted, got, want)
+		}
+	}
+	step(container, false, "container default/c on node n1")
+	step(node, false, "node n1")
+	step(node, true, "container default/c on node n1")
+	step(node, false, "node n1")
+	step(container, true, "node n1")
+	step(node, false, "node n1")
+	step(node, true, "")
+	if len(r.owners)+len(r.byKey) > 0 {
+		t.Errorf("left are %v, %v", r.owners, r.byKey)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,9 +19,9 @@ import (
 // to date, so that a service can be refused without reading all of them.
 type realAddresses struct {
 	mu       sync.Mutex
-	revision int64         // of the store, as of which this is
-	moved    chan struct{} // closed and replaced when the revision rises
-	owners   map[netip.Addr]realOwner
+	revision int64                      // of the store, as of which this is
+	moved    chan struct{}              // closed and replaced when the revision rises
+	owners   map[netip.Addr][]realOwner // one as a rule; the last to come is the last
 	byKey    map[string][]netip.Addr
 }
 
@@ -28,14 +29,17 @@ type realAddresses struct {
 type realOwner struct{ key, text string }
 
 func newRealAddresses() *realAddresses {
-	return &realAddresses{moved: make(chan struct{}), owners: map[netip.Addr]realOwner{}, byKey: map[string][]netip.Addr{}}
+	return &realAddresses{moved: make(chan struct{}), owners: map[netip.Addr][]realOwner{}, byKey: map[string][]netip.Addr{}}
 }
 
 // owner returns who has an address, or "".
 func (r *realAddresses) owner(a netip.Addr) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.owners[a.Unmap()].text
+	if list := r.owners[a.Unmap()]; len(list) > 0 {
+		return list[len(list)-1].text
+	}
+	return ""
 }
 
 // wait returns when a revision is known.
@@ -66,7 +70,8 @@ func (r *realAddresses) apply(revision int64, snapshot bool, kvs []*mvccpb.KeyVa
 	for i, kv := range kvs {
 		k := string(kv.Key)
 		for _, a := range r.byKey[k] {
-			if r.owners[a].key == k { // or else another has got it meanwhile
+			list := slices.DeleteFunc(r.owners[a], func(o realOwner) bool { return o.key == k })
+			if r.owners[a] = list; len(list) == 0 {
 				delete(r.owners, a)
 			}
 		}
@@ -76,7 +81,7 @@ func (r *realAddresses) apply(revision int64, snapshot bool, kvs []*mvccpb.KeyVa
 		}
 		owner, addrs := ownerOf(kv)
 		for _, a := range addrs {
-			r.owners[a.Unmap()] = realOwner{k, owner}
+			r.owners[a.Unmap()] = append(r.owners[a.Unmap()], realOwner{k, owner})
 			r.byKey[k] = append(r.byKey[k], a.Unmap())
 		}
 	}
