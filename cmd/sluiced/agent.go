@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +53,7 @@ type agent struct {
 
 	namespaces namespaces // where sockets may be that use services
 	watch      *addressWatch
+	own        ownAddresses
 	record     *nodeRecord
 }
 
@@ -117,11 +119,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	}
 	a.record = newNodeRecord(a.node, len(c.Node.Addresses) > 0, a.log.With("part", "addresses"))
 	// Before the registry's contents: until then nothing that the predecessor told goes.
-	a.watch = &addressWatch{log: a.log.With("part", "addresses"), set: func(addrs []netip.Addr) error {
-		a.record.wake()
-		a.owners.node.Store(&addrs)
-		return a.loader.SetNodeAddresses(addrs)
-	}}
+	a.watch = &addressWatch{log: a.log.With("part", "addresses"), set: a.setAddresses}
 	a.watch.update()
 	a.store, err = etcd.Open(ctx, etcd.Options{
 		Cluster:      c.cluster(),
@@ -139,7 +137,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	a.cni, err = cniserver.New(cniserver.Options{
 		Node:      c.Node.Name,
 		Prefixes:  c.Containers.CIDRs,
-		Keep:      a.node.Addresses,
+		Keep:      a.kept(),
 		MTU:       c.Containers.MTU,
 		State:     filepath.Join(c.Paths.State, "attachments"),
 		Spool:     filepath.Join(c.Paths.Run, "spool"),
@@ -147,10 +145,28 @@ func (a *agent) open(ctx context.Context) (err error) {
 		Registry:  endpoints{a.store, a.loader, c.Node.Name},
 		Logger:    a.log.With("part", "cni"),
 	})
+	if err != nil {
+		return err
+	}
 	a.namespaces.wired.Store(a.cni)
 	a.owners.wired.Store(a.cni)
-	return err
+	a.own.services, a.own.containers, a.record.check = a.store.Held, a.cni.Owners, a.own.check
+	return nil
 }
+
+// setAddresses tells all who have to know of the addresses that the node's devices have now.
+func (a *agent) setAddresses(addrs []netip.Addr) error {
+	a.own.set(addrs)
+	a.owners.node.Store(&addrs)
+	if a.cni != nil { // or else it gets them when it is opened
+		a.cni.Keep(a.kept())
+	}
+	a.record.wake()
+	return a.loader.SetNodeAddresses(addrs)
+}
+
+// kept returns the addresses that no container gets: those of the node's devices, and those that it is said to have.
+func (a *agent) kept() []netip.Addr { return slices.Concat(a.own.get(), a.config.Node.Addresses) }
 
 func openLoader(c *Config, log *slog.Logger, namespaces func() ([]string, error)) (*loader.Loader, error) {
 	if err := mountBPFFS(c.Paths.BPFFS); err != nil {

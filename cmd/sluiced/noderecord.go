@@ -19,17 +19,20 @@ const storePatience = 5 * time.Second
 type nodeRecord struct {
 	put  func(context.Context, registry.Node) (int64, error)
 	find func() ([]netip.Addr, error) // the addresses that there are now; nil: they are configured
-	log  *slog.Logger
-	woke chan struct{}
+	// check says what is wrong with the addresses, once the registry has them.
+	check func(context.Context) error
+	log   *slog.Logger
+	woke  chan struct{}
 
 	mu     sync.Mutex
 	node   registry.Node
 	stored bool   // the registry has node as it is
 	last   string // error, logged once
+	wrong  string // what check said last, logged once
 }
 
 func newNodeRecord(n registry.Node, configured bool, log *slog.Logger) *nodeRecord {
-	r := &nodeRecord{node: n, log: log, woke: make(chan struct{}, 1)}
+	r := &nodeRecord{node: n, log: log, woke: make(chan struct{}, 1), check: func(context.Context) error { return nil }}
 	if !configured {
 		r.find = nodeAddresses
 	}
@@ -55,9 +58,11 @@ func (r *nodeRecord) run(ctx context.Context) {
 		}
 		attempt, cancel := context.WithTimeout(ctx, storePatience)
 		_, err := r.update(attempt)
+		wrong := r.check(attempt)
 		cancel()
 		if ctx.Err() == nil {
 			noteOnce(r.log, "keep the node's addresses in the registry", &r.last, err)
+			noteOnce(r.log, "the node's addresses are not its own alone", &r.wrong, wrong)
 		}
 	}
 }

@@ -60,6 +60,7 @@ func TestNodeRecord(t *testing.T) {
 		var said strings.Builder
 		r := newNodeRecord(registry.Node{Name: "n1", Zone: "z"}, false, slog.New(slog.NewTextHandler(&said, nil)))
 		r.find, r.put = f.find, f.put
+		r.check = func(context.Context) error { return errors.New("a service has it") }
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		if rev, err := r.write(ctx); err != nil || rev != 1 {
@@ -88,7 +89,7 @@ func TestNodeRecord(t *testing.T) {
 		if got := f.puts[2]; got.Name != want.Name || got.Zone != want.Zone || !slices.Equal(got.Addresses, want.Addresses) {
 			t.Errorf("wrote %+v, want %+v", got, want)
 		}
-		for _, text := range []string{"no netlink", "no space"} {
+		for _, text := range []string{"no netlink", "no space", "a service has it"} {
 			if n := strings.Count(said.String(), text); n != 1 {
 				t.Errorf("%q was said %d times: %s", text, n, said.String())
 			}

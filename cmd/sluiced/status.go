@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	}
 	// Told, but no reason to keep a node from work: a namespace that cannot be entered is as a rule not
 	// of ours, and a connection to a backend that is gone is reset at its next packet all the same.
-	s.Conditions = append(s.Conditions, condition("sockets", a.loader.Swept()))
+	s.Conditions = append(s.Conditions, condition("sockets", a.loader.Swept()), condition("addresses", a.own.check(ctx)))
 	s.Counts = a.counts()
 	maps, err := a.loader.Maps()
 	if err != nil {
@@ -47,7 +48,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 
 func condition(name string, err error) api.Condition {
 	if err != nil {
-		return api.Condition{Name: name, Message: err.Error()}
+		return api.Condition{Name: name, Message: strings.ReplaceAll(err.Error(), "\n", "; ")} // of several joined
 	}
 	return api.Condition{Name: name, OK: true}
 }

@@ -22,7 +22,7 @@ var (
 // concurrent use.
 type Allocator struct {
 	v4, v6 family
-	kept   map[netip.Addr]bool // never handed out, by order of the owner
+	kept   map[netip.Addr]bool // not handed out, by order of the owner
 }
 
 // family is the ranges of one IP version, in the order given, as one ring.
@@ -35,7 +35,8 @@ type family struct {
 type addrRange struct {
 	prefix      netip.Prefix
 	first, last netip.Addr
-	limit       uint64 // addresses from first to last without kept ones; saturates at 2^63
+	limit       uint64 // addresses from first to last; saturates at 2^63
+	kept        uint64 // of these, that are kept and that nobody has
 	used        map[netip.Addr]bool
 }
 
@@ -51,10 +52,7 @@ type Usage struct {
 // IPv6 subnet's router anycast address, and in a range of 8 or more addresses the first for hosts:
 // that is where people put a gateway or the node itself.
 func NewAllocator(prefixes []netip.Prefix, keep ...netip.Addr) (*Allocator, error) {
-	a := &Allocator{kept: map[netip.Addr]bool{}}
-	for _, k := range keep {
-		a.kept[k.Unmap()] = true
-	}
+	a := &Allocator{}
 	for i, p := range prefixes {
 		if err := checkPrefix(p); err != nil {
 			return nil, fmt.Errorf("range %s: %w", p, err)
@@ -64,16 +62,32 @@ func NewAllocator(prefixes []netip.Prefix, keep ...netip.Addr) (*Allocator, erro
 				return nil, fmt.Errorf("range %s: overlaps %s", p, q)
 			}
 		}
-		r := newRange(p)
-		for k := range a.kept {
-			if r.contains(k) {
-				r.limit--
-			}
-		}
 		f := a.family(p.Addr())
-		f.ranges = append(f.ranges, r)
+		f.ranges = append(f.ranges, newRange(p))
 	}
+	a.Keep(keep...)
 	return a, nil
+}
+
+// Keep has these addresses not handed out, in place of those before. Whoever has one keeps it, too.
+func (a *Allocator) Keep(addrs ...netip.Addr) {
+	a.kept = map[netip.Addr]bool{}
+	for _, f := range []*family{&a.v4, &a.v6} {
+		for i := range f.ranges {
+			f.ranges[i].kept = 0
+		}
+	}
+	for _, addr := range addrs {
+		addr = addr.Unmap()
+		r := a.rangeOf(addr)
+		if r == nil || a.kept[addr] {
+			continue
+		}
+		a.kept[addr] = true
+		if !r.used[addr] {
+			r.kept++
+		}
+	}
 }
 
 func checkPrefix(p netip.Prefix) error {
@@ -119,6 +133,9 @@ func lastOf(p netip.Prefix) netip.Addr {
 	a, _ := netip.AddrFromSlice(b)
 	return a
 }
+
+// full reports whether none is left to hand out.
+func (r *addrRange) full() bool { return uint64(len(r.used))+r.kept >= r.limit }
 
 func (r *addrRange) contains(a netip.Addr) bool {
 	return r.prefix.Contains(a) && r.first.Compare(a) <= 0 && a.Compare(r.last) <= 0
@@ -171,7 +188,7 @@ func (a *Allocator) next(f *family) (netip.Addr, error) {
 	// The range of last comes first with what follows last, and once more at the end with the rest.
 	for i := range len(f.ranges) + 1 {
 		r := &f.ranges[(start+i)%len(f.ranges)]
-		if uint64(len(r.used)) >= r.limit {
+		if r.full() {
 			continue
 		}
 		from := r.first
@@ -196,25 +213,42 @@ func (a *Allocator) next(f *family) (netip.Addr, error) {
 // Take hands out a given address: ErrOutside when it is not for handing out, ErrUsed when it is
 // already.
 func (a *Allocator) Take(addr netip.Addr) error {
+	if a.kept[addr] {
+		return fmt.Errorf("take %s: it is kept for the node: %w", addr, ErrOutside)
+	}
+	return a.Retake(addr)
+}
+
+// Retake is Take of an address that somebody has already: also of one that is kept since.
+func (a *Allocator) Retake(addr netip.Addr) error {
 	r := a.rangeOf(addr)
 	if r == nil {
 		return fmt.Errorf("take %s: %w", addr, ErrOutside)
-	}
-	if a.kept[addr] {
-		return fmt.Errorf("take %s: it is kept for the node: %w", addr, ErrOutside)
 	}
 	if r.used[addr] {
 		return fmt.Errorf("take %s: %w", addr, ErrUsed)
 	}
 	r.used[addr] = true
+	if a.kept[addr] {
+		r.kept--
+	}
 	return nil
+}
+
+// Used reports whether an address is handed out.
+func (a *Allocator) Used(addr netip.Addr) bool {
+	r := a.rangeOf(addr)
+	return r != nil && r.used[addr]
 }
 
 // Release gives addresses back. Those that are not handed out are passed by.
 func (a *Allocator) Release(addrs ...netip.Addr) {
 	for _, addr := range addrs {
-		if r := a.rangeOf(addr); r != nil {
+		if r := a.rangeOf(addr); r != nil && r.used[addr] {
 			delete(r.used, addr)
+			if a.kept[addr] {
+				r.kept++
+			}
 		}
 	}
 }
@@ -249,7 +283,7 @@ func (a *Allocator) Usage() []Usage {
 	for _, f := range []*family{&a.v4, &a.v6} {
 		for i := range f.ranges {
 			r := &f.ranges[i]
-			out = append(out, Usage{Prefix: r.prefix, Used: uint64(len(r.used)), Limit: r.limit})
+			out = append(out, Usage{Prefix: r.prefix, Used: uint64(len(r.used)), Limit: r.limit - r.kept})
 		}
 	}
 	return out
@@ -258,8 +292,7 @@ func (a *Allocator) Usage() []Usage {
 // Free returns ErrFull when Allocate would.
 func (a *Allocator) Free() error {
 	for name, f := range map[string]*family{"IPv4": &a.v4, "IPv6": &a.v6} {
-		full := func(r addrRange) bool { return uint64(len(r.used)) >= r.limit }
-		if len(f.ranges) > 0 && !slices.ContainsFunc(f.ranges, func(r addrRange) bool { return !full(r) }) {
+		if len(f.ranges) > 0 && !slices.ContainsFunc(f.ranges, func(r addrRange) bool { return !r.full() }) {
 			return fmt.Errorf("every %s address is taken: %w", name, ErrFull)
 		}
 	}

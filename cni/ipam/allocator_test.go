@@ -120,6 +120,56 @@ func TestAllocatorWanted(t *testing.T) {
 	}
 }
 
+// TestAllocatorKeeps: what is kept from some moment on is handed out no more, whoever has it keeps it, and it can be
+// handed out again when it is kept no more.
+func TestAllocatorKeeps(t *testing.T) {
+	a, err := NewAllocator(prefixes("10.0.0.0/29", "fd00::/125"), addrs("10.0.0.3")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	usage := func(want string) {
+		t.Helper()
+		if u := a.Usage(); fmt.Sprint(u[0].Used, "/", u[0].Limit, " ", u[1].Used, "/", u[1].Limit) != want {
+			t.Errorf("usage %+v, want %s", u, want)
+		}
+	}
+	allocate := func(want ...string) {
+		t.Helper()
+		if got, err := a.Allocate(); !slices.Equal(got, addrs(want...)) {
+			t.Errorf("handed out %v, %v, want %v", got, err, want)
+		}
+	}
+	allocate("10.0.0.2", "fd00::2")
+	usage("1/4 1/6")
+	a.Keep(addrs("10.0.0.2", "::ffff:10.0.0.4", "10.0.0.4", "fd00::3", "192.0.2.1", "10.0.0.0")...)
+	usage("1/4 1/5")
+	allocate("10.0.0.3", "fd00::4")
+	allocate("10.0.0.5", "fd00::5")
+	if err := a.Take(netip.MustParseAddr("10.0.0.4")); !errors.Is(err, ErrOutside) {
+		t.Errorf("one that is kept is taken: %v", err)
+	}
+	a.Release(addrs("10.0.0.2")...)
+	usage("2/3 3/5")
+	allocate("10.0.0.6", "fd00::6")
+	if err := a.Free(); !errors.Is(err, ErrFull) {
+		t.Errorf("full but for what is kept: %v", err)
+	}
+	if got, err := a.Allocate(); !errors.Is(err, ErrFull) {
+		t.Errorf("handed out %v, %v", got, err)
+	}
+	// A container of before, at an agent that starts.
+	if err := a.Retake(netip.MustParseAddr("10.0.0.2")); err != nil || !a.Used(netip.MustParseAddr("10.0.0.2")) {
+		t.Error(err)
+	}
+	usage("4/4 4/5")
+	a.Keep()
+	usage("4/5 4/6")
+	allocate("10.0.0.4", "fd00::7")
+	if err := a.Retake(netip.MustParseAddr("10.0.0.2")); !errors.Is(err, ErrUsed) {
+		t.Errorf("one that somebody has: %v", err)
+	}
+}
+
 // model is the allocator as one would write it without thought of speed: all addresses that can be
 // handed out in a list, and a mark on those that are.
 type model struct {

@@ -60,7 +60,7 @@ type Registry interface {
 type Options struct {
 	Node      string         // name of this node in the registry
 	Prefixes  []netip.Prefix // addresses for containers
-	Keep      []netip.Addr   // addresses among them that are the node's own
+	Keep      []netip.Addr   // addresses among them that are the node's own, until Server.Keep says more
 	MTU       int            // of containers' interfaces, in bytes; 0: that of the uplink
 	State     string         // directory of the attachment records
 	Spool     string         // directory of what plugins could not tell the agent
@@ -170,10 +170,35 @@ func (s *Server) Close() error {
 // configuration was changed; that they are taken cannot be, and is logged.
 func (s *Server) take(host string, addrs []netip.Addr) {
 	for _, addr := range addrs {
-		if err := s.alloc.Take(addr); err != nil {
+		if err := s.alloc.Retake(addr); err != nil {
 			s.log.Warn("a wired container's address cannot be taken from the ranges", "interface", host, "error", err)
 		}
 	}
+}
+
+// Keep has no container get one of these addresses from now on: they are the node's own, all that there are.
+func (s *Server) Keep(addrs []netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.alloc.Keep(addrs...)
+}
+
+// Owners returns the containers that have some of these addresses.
+func (s *Server) Owners(addrs []netip.Addr) map[netip.Addr]registry.Name {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	owners := map[netip.Addr]registry.Name{}
+	for _, addr := range addrs {
+		if !s.alloc.Used(addr) {
+			continue
+		}
+		for _, a := range s.attachments {
+			if slices.Contains(a.Addresses, addr) {
+				owners[addr] = a.Name
+			}
+		}
+	}
+	return owners
 }
 
 // Usage returns how full the ranges are.

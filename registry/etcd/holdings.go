@@ -1,11 +1,14 @@
 package etcd
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/sluice-net/sluice/registry"
 )
@@ -127,4 +130,40 @@ func fieldOf(s, old *registry.Service, k, port string) string {
 		}
 	}
 	return "spec.clusterIP"
+}
+
+// Held is an address that a service has.
+type Held struct {
+	Addr     netip.Addr
+	Service  registry.Name
+	External bool // not its VIP, but an address of a load balancer or of the world outside
+}
+
+// Held returns those of some addresses that services have, in the order given.
+func (s *Store) Held(ctx context.Context, addrs []netip.Addr) ([]Held, error) {
+	var held []Held
+	for some := range slices.Chunk(addrs, maxTogether) {
+		ops := make([]clientv3.Op, len(some))
+		for i, a := range some {
+			ops[i] = clientv3.OpGet(vipKey(a))
+		}
+		r, err := s.client.Txn(ctx).Then(ops...).Commit()
+		if err != nil {
+			return nil, fmt.Errorf("look for services' addresses: %w", err)
+		}
+		for i, a := range some {
+			kv := first(r.Responses[i].GetResponseRange().GetKvs())
+			if kv == nil {
+				continue
+			}
+			list, _, err := parseHolders(kv.Value)
+			if err != nil {
+				return nil, fmt.Errorf("%w: key %s: %w", errHolders, kv.Key, err)
+			}
+			for _, h := range list {
+				held = append(held, Held{Addr: a, Service: h.Name, External: h.External})
+			}
+		}
+	}
+	return held, nil
 }

@@ -490,3 +490,31 @@ func TestRealAddressesOfTwo(t *testing.T) {
 		t.Errorf("left are %v, %v", r.owners, r.byKey)
 	}
 }
+
+// TestHeld: who has an address is told, whatever else there is.
+func TestHeld(t *testing.T) {
+	s := open(t, defaultCIDRs...)
+	req := web("web")
+	req.VIPs, req.ExternalIPs = addrs("10.96.0.7"), addrs("192.0.2.7")
+	put(t, s, req)
+	other := web("other")
+	other.ExternalIPs, other.Ports[0].Port = addrs("192.0.2.7"), 81
+	put(t, s, other)
+	got, err := s.Held(t.Context(), addrs("192.0.2.7", "192.0.2.8", "10.96.0.7"))
+	want := []Held{
+		{Addr: addr("192.0.2.7"), Service: req.Name, External: true}, {Addr: addr("192.0.2.7"), Service: other.Name, External: true},
+		{Addr: addr("10.96.0.7"), Service: req.Name},
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("held are %v, %v; want %v", got, err, want)
+	}
+	if got, err := s.Held(t.Context(), nil); err != nil || got != nil {
+		t.Errorf("of no addresses %v are held, %v", got, err)
+	}
+	if _, err := s.client.Put(t.Context(), vipKey(addr("192.0.2.8")), "?"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Held(t.Context(), addrs("192.0.2.8")); !errors.Is(err, errHolders) {
+		t.Errorf("a value that says nothing: %v", err)
+	}
+}

@@ -185,7 +185,9 @@ func (s *Store) KeepOnly(ctx context.Context, node string) (rev int64, gone int,
 			if err != nil {
 				return 0, gone, fmt.Errorf("forget other nodes: %w", err)
 			}
-			rev, gone = s.moved(d.Header.Revision), gone+1
+			if d.Deleted > 0 { // or else the revision is another write's, which those who wait for ours may never hear of
+				rev, gone = s.moved(d.Header.Revision), gone+int(d.Deleted)
+			}
 		}
 	}
 	return rev, gone, nil

@@ -17,7 +17,7 @@ import (
 
 // configuration is the agent's.
 const configuration = `
-node: {name: {{.S.Node}}, zone: "{{.S.Zone}}", addresses: [192.0.2.1, "2001:db8::1"]}
+node: {name: {{.S.Node}}, zone: "{{.S.Zone}}"{{if not .S.FoundAddresses}}, addresses: [192.0.2.1, "2001:db8::1"]{{end}}}
 paths: {state: {{.N.State}}, run: {{.N.Run}}, bpffs: {{.N.BPFFS}}, cgroup: {{.N.Cgroup}}}
 registry: {embedded: {}}
 containers: {cidrs: [{{range .S.Containers}}"{{.}}", {{end}}]}
@@ -25,6 +25,7 @@ services: {cidrs: [{{range .S.Services}}"{{.}}", {{end}}]}
 datapath: {socketTranslation: {{not .S.NoSocketTranslation}}, mapScale: {{.S.MapScale}}, attach: {{.S.Attach}}}
 metrics: {listen: "127.0.0.1:9464"}
 policy: {audit: {{.S.Audit}}}
+{{with .S.Flows}}flows: {{.}}{{end}}
 `
 
 func (s Settings) filled() Settings {

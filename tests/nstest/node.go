@@ -45,6 +45,11 @@ type Settings struct {
 	Attach     string   // auto
 	// NoSocketTranslation leaves all translation to tc.
 	NoSocketTranslation bool
+	// FoundAddresses leaves the node's addresses to the agent: those of the devices with a default route, of which
+	// there are none at first.
+	FoundAddresses bool
+	// Flows are the lifetimes of flows, as in "{udp: {answered: 2s}}".
+	Flows string
 	// Audit lets pass what policies deny, and reports it.
 	Audit bool
 }
