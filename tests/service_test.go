@@ -29,7 +29,7 @@ type row struct {
 // The rows share one node; each has a namespace of its own.
 func TestServices(t *testing.T) {
 	st := newStage(t)
-	rows := slices.Concat(wordRows, choiceRows, topologyRows, addressRows, endingRows, changeRows, collisionRows, packetRows)
+	rows := slices.Concat(wordRows, choiceRows, topologyRows, addressRows, endingRows, changeRows, collisionRows, packetRows, frameRows)
 	t.Run("together", func(t *testing.T) {
 		for i, r := range rows {
 			if !r.alone {
