@@ -106,3 +106,11 @@ type Marks struct {
 
 // AlgorithmAnnotation is the annotation by which a Service asks for an Algorithm.
 const AlgorithmAnnotation = "sluice.net/algorithm"
+
+// Restored says what a restore did.
+type Restored struct {
+	Written   int   `json:"written"`   // objects that were not there, or differed
+	Deleted   int   `json:"deleted"`   // objects that the backup does not have
+	Unchanged int   `json:"unchanged"` // objects that are as they were
+	Revision  int64 `json:"revision"`  // from which on all is known; 0: nothing was written
+}
