@@ -44,19 +44,24 @@ func localAddresses() ([]netip.Addr, error) {
 
 // addressWatch tells the dataplane of the node's addresses as they come and go.
 type addressWatch struct {
-	set func([]netip.Addr) error // all that there are
-	log *slog.Logger
+	keep func() error             // makes sure of those that the agent itself needs; nil: it needs none
+	set  func([]netip.Addr) error // all that there are
+	log  *slog.Logger
 
 	last string // error, logged once
 }
 
 // update reads the addresses and tells of them.
 func (w *addressWatch) update() {
+	var kept error
+	if w.keep != nil {
+		kept = w.keep()
+	}
 	addrs, err := localAddresses()
 	if err == nil {
 		err = w.set(addrs)
 	}
-	w.note(err)
+	w.note(errors.Join(kept, err))
 }
 
 func (w *addressWatch) note(err error) { noteOnce(w.log, "follow the node's addresses", &w.last, err) }

@@ -119,7 +119,10 @@ func (a *agent) open(ctx context.Context) (err error) {
 	}
 	a.record = newNodeRecord(a.node, len(c.Node.Addresses) > 0, a.log.With("part", "addresses"))
 	// Before the registry's contents: until then nothing that the predecessor told goes.
-	a.watch = &addressWatch{log: a.log.With("part", "addresses"), set: a.setAddresses}
+	a.watch = &addressWatch{
+		log: a.log.With("part", "addresses"), set: a.setAddresses,
+		keep: func() error { return keepNodeLocal(c.nodeLocal()) },
+	}
 	a.watch.update()
 	a.store, err = etcd.Open(ctx, etcd.Options{
 		Cluster:      c.cluster(),
@@ -338,6 +341,9 @@ func detachNode(c *Config, log *slog.Logger) error {
 		removed++
 	}
 	log.Info("detached", "interfaces", removed)
+	if err := dropNodeLocal(); err != nil {
+		return err
+	}
 	if err := cniserver.OpenRanges(c.Containers.CIDRs); err != nil {
 		return err
 	}
