@@ -61,7 +61,11 @@ struct scratch {
 	struct flow fwd;
 	struct flow reply;
 	struct flow_key rkey;
-	struct flow_key half; /* of alive: the key of an entry's other half */
+	struct flow_key half; /* of alive: the key of an entry's other half, */
+	__u64 last;	      /* and when its flow was last seen */
+	__u64 eldest;	      /* of flow_create: the same of the flow that was silent for longest, */
+	__u16 eldest_port;    /* and the port that it has; host order; 0: there is none */
+	__u16 pad_port[3];
 	struct packet pkt;    /* what all this is about */
 	/* policy.h */
 	struct end src; /* who sends and who receives, as the packet goes; after translation */
@@ -271,7 +275,8 @@ __noinline __u64 lifetime(__u32 proto, __u32 either, __u32 both, __u32 answered)
 
 /*
  * Whether a living flow stands behind the entry: not long closed, not long idle. To who would begin
- * another flow in its own place (anew), one that was reset is over at once.
+ * another flow in its own place (anew), one that was reset is over at once. Leaves in work->last when it
+ * was last seen.
  */
 static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now, bool anew)
 {
@@ -292,6 +297,7 @@ static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now, bo
 		if (twin->seen > seen)
 			seen = twin->seen;
 	}
+	work->last = seen;
 	if (anew && either & FLOW_RST)
 		return false;
 	patience = lifetime(proto, either, both, answered);
@@ -329,9 +335,9 @@ static __always_inline bool flow_over(const struct packet *pkt, const struct flo
 }
 
 /*
- * Whether the other half of a translated flow is lost: it may have made room for another, or its key have
- * gone to a flow that began since. Answers would not be translated back; requests would be decided as
- * if there had been none before.
+ * Whether the other half of a flow is lost: it may have made room for another, which concerns translated
+ * flows only, or its key have gone to a flow that began since. Answers would not be translated back, or be
+ * taken for another's; requests would be decided as if there had been none before.
  *
  * Asking keeps that half: a look-up sets the bit by which the map's LRU tells what is in use
  * (kernel/bpf/bpf_lru_list.c). So neither half of a flow is evicted for the silence of its side alone.
@@ -340,17 +346,20 @@ static __noinline bool twin_lost(const struct packet *pkt, const struct flow *fl
 {
 	struct scratch *work = scratch_here();
 	const struct flow *twin;
+	bool translated = flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST);
 
-	if (!work || !(flow->flags & (FLOW_NAT_SRC | FLOW_NAT_DST)))
+	if (!work)
 		return false;
 	reply_key(&work->rkey, flow, pkt->tuple.proto);
-	if (!(flow->flags & FLOW_REPLY)) {
+	if (translated && !(flow->flags & FLOW_REPLY)) {
 		work->pkt = *pkt;
 		asked_note(now / SECOND);
 	}
 	twin = bpf_map_lookup_elem(&flows, &work->rkey);
+	if (!twin)
+		return translated;
 	/* A client that uses its tuple for another connection owes the old one's answers nothing. */
-	return !twin || !(flow->flags & FLOW_REPLY || answers(twin, &pkt->tuple));
+	return !(flow->flags & FLOW_REPLY || answers(twin, &pkt->tuple));
 }
 
 /* Notes in the entry what a TCP segment or SCTP chunk says about the connection's life. */
@@ -638,6 +647,34 @@ static __always_inline void port_again(struct scratch *work)
 }
 
 /*
+ * Remembers which flow of datagrams was silent for longest, of those that have a tuple which the flow in the
+ * scratch tried. An entry that asks, for the far end began its flow, cannot give way: what comes by it
+ * would be taken for answers.
+ */
+static __always_inline void eldest_note(struct scratch *work, const struct flow *old)
+{
+	if (work->pkt.tuple.proto != IPPROTO_UDP || !(old->flags & FLOW_REPLY) ||
+	    work->last >= work->eldest)
+		return;
+	work->eldest = work->last;
+	work->eldest_port = work->rkey.dport;
+}
+
+/*
+ * Has that flow give way to the one in the scratch, when it is silent now: a client that asks much has
+ * thousands of datagram flows to one backend that nobody will use again, and each has its port for minutes.
+ * So does conntrack when its table is full (early_drop in net/netfilter/nf_conntrack_core.c). Should it go
+ * on after all, it gets another port; see twin_lost. Returns whether there was one.
+ */
+static __always_inline bool eldest_replace(struct scratch *work)
+{
+	if (!work->eldest_port || work->eldest + 2 * SECOND > work->fwd.seen)
+		return false;
+	port_take(work, work->eldest_port);
+	return !bpf_map_update_elem(&flows, &work->rkey, &work->reply, BPF_ANY);
+}
+
+/*
  * Enters the flow whose first packet is work->pkt and which becomes what work->fwd says, both
  * directions. The entry for answers goes in first and only if its key is free: that is what claims
  * the tuple on the far side, also against another CPU. Changes work->fwd.sport where a living
@@ -666,6 +703,8 @@ __noinline int flow_create(void)
 		reply->seen = fwd->seen;
 	else
 		reply->seen = (fwd->seen - SECOND - 1) | SEEN_NONE;
+	work->eldest = fwd->seen;
+	work->eldest_port = 0;
 	port_again(work);
 	for (i = 0; i < PORT_TRIES; i++) {
 		err = bpf_map_update_elem(&flows, rkey, reply, BPF_NOEXIST);
@@ -688,9 +727,11 @@ __noinline int flow_create(void)
 			bpf_map_delete_elem(&flows, rkey);
 			continue;
 		}
+		eldest_note(work, old);
 		port_take(work, port_try(work, i));
 	}
-	return CREATED_PORTS_SPENT;
+	if (!eldest_replace(work))
+		return CREATED_PORTS_SPENT;
 claimed:
 	if (fwd->sport != sport)
 		COUNT(ports_rewritten);

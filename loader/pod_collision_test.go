@@ -1,7 +1,9 @@
 package loader
 
 import (
+	"encoding/binary"
 	"testing"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 )
@@ -255,6 +257,83 @@ func TestFlowsFull(t *testing.T) {
 				flows: lines(protoTCP,
 					"A:1234>V:80 = A:1234>B:7000 A->B dst svc1 be1 [A B]",
 					"B:7000>A:1234 = V:80>A:1234 B->A src reply svc1 be1 [B A]"),
+			}})
+		})
+	}
+}
+
+// portTries are the source ports that a flow with this key tries, its own first: port_try of bpf/flow.h.
+func portTries(key sockFlowKey) []uint16 {
+	hash := func(words []byte, seed uint64) uint32 {
+		h := 0x9e3779b97f4a7c15 ^ seed
+		for ; len(words) > 0; words = words[4:] {
+			h = (h ^ uint64(binary.LittleEndian.Uint32(words))) * 0xff51afd7ed558ccd
+			h ^= h >> 32
+		}
+		return uint32(h)
+	}
+	flow := hash(unsafe.Slice((*byte)(unsafe.Pointer(&key)), unsafe.Sizeof(key)), 0)
+	tries := []uint16{key.Sport}
+	for i := range uint64(15) {
+		tries = append(tries, uint16(32768+hash(binary.LittleEndian.AppendUint32(nil, flow), i+2)%28232))
+	}
+	return tries
+}
+
+// TestPortsGiveWay fills every port with flows of datagrams that nobody may use again: of those that a new one
+// tries, the one that was silent for longest gives way. When it goes on, it gets another port.
+func TestPortsGiveWay(t *testing.T) {
+	for _, f := range families() {
+		t.Run(f.name, func(t *testing.T) {
+			r := newRig(t, f, rigOptions{flows: func(m *ebpf.MapSpec) { m.MaxEntries = 131072 }})
+			direct, answer := packet(protoUDP, "A:1234", "B:7000"), packet(protoUDP, "B:7000", "A:1234")
+			other := packet(protoUDP, "A:1234", "W:81")
+			tries := portTries(r.key(protoUDP, "A:1234", "W:81"))
+			const eldest = 7
+			fill := func(silent func(try int) uint64) {
+				asks, answers := r.key(protoUDP, "A:1234", "B:7000"), r.key(protoUDP, "B:7000", "A:1234")
+				var there, back sockFlow
+				r.lookup("flows", asks, &there)
+				r.lookup("flows", answers, &back)
+				for try, port := range tries {
+					asks.Sport, there.Sport, answers.Dport, back.Dport = port, port, port, port
+					there, back := there, back
+					there.Seen -= silent(try) * 1e9
+					back.Seen -= silent(try) * 1e9
+					r.put("flows", asks, there)
+					r.put("flows", answers, back)
+				}
+			}
+			late := packet(protoUDP, "A:P", "B:7000") // whose flow gave way
+			r.runFixtures(t, []fixture{{
+				name: "all are active",
+				steps: []step{
+					at("A>", direct).redirects(direct.to("B")),
+					at("B>", answer).redirects(answer.to("A")),
+					do(func(*rig) { fill(func(int) uint64 { return 0 }) }),
+					at("A>", other).drops(),
+					do(func(r *rig) { r.empty("flows") }),
+				},
+				counters: counters{FlowsCreated: 1, DropPortsSpent: 1},
+			}, {
+				name: "the eldest gives way",
+				steps: []step{
+					at("A>", direct).redirects(direct.to("B")),
+					at("B>", answer).redirects(answer.to("A")),
+					do(func(*rig) {
+						fill(func(try int) uint64 { return map[bool]uint64{true: 20, false: 10}[try == eldest] })
+					}),
+					at("A>", other).redirects(other.as("A:P", "B:7000").to("B")),
+					at("A>", late).redirects(late.as("A:Q", "B:7000").to("B")),
+					do(func(r *rig) {
+						if r.ports["P"] != tries[eldest] || r.ports["Q"] == r.ports["P"] {
+							r.t.Errorf("port %d gave way, want %d of %v; its flow went on from port %d",
+								r.ports["P"], tries[eldest], tries, r.ports["Q"])
+						}
+						r.empty("flows")
+					}),
+				},
+				counters: counters{FlowsCreated: 2, FlowsRenewed: 1, PortsRewritten: 2},
 			}})
 		})
 	}
