@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -54,9 +55,12 @@ func (d *sockDiag) close() { d.socket.Close() }
 const maxPeers = 256
 
 // destroy ends the sockets of a protocol that have one of the peers and are in found. The application gets
-// ECONNABORTED at once, also from a call that waits.
-func (d *sockDiag) destroy(proto uint8, peers []netip.AddrPort, found map[sockKey]bool) error {
+// ECONNABORTED at once, also from a call that waits. When ctx ends it asks the kernel for no more of them.
+func (d *sockDiag) destroy(ctx context.Context, proto uint8, peers []netip.AddrPort, found map[sockKey]bool) error {
 	for chunk := range slices.Chunk(peers, maxPeers) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		// IPv6 sockets may have IPv4 peers.
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			if family == unix.AF_INET && !slices.ContainsFunc(chunk, func(p netip.AddrPort) bool { return p.Addr().Is4() }) {

@@ -104,7 +104,8 @@ func (s *sweeper) start() {
 	go s.run(ctx)
 }
 
-// close waits until the sweep under way has ended. What it has not done, the next agent does.
+// close ends the sweep under way, which takes as long as one answer of the kernel about its sockets. The next
+// agent looks for what is left of it, but for streams to containers that are gone: their next packet ends them.
 func (s *sweeper) close() {
 	if s == nil {
 		return
@@ -266,7 +267,7 @@ func (s *sweeper) sweep(ctx context.Context, w sweep) {
 	before := s.cookies()
 	paths, err := s.l.o.Namespaces()
 	visited, problems := inNamespaces(ctx, s.home, paths, func(d *sockDiag) error {
-		return s.destroy(d, found)
+		return s.destroy(ctx, d, found)
 	})
 	if err != nil {
 		problems = append(problems, fmt.Errorf("list network namespaces: %w", err))
@@ -295,13 +296,13 @@ func (s *sweeper) cookies() map[string]uint64 {
 }
 
 // destroy ends those of the sockets that are in the current namespace.
-func (s *sweeper) destroy(d *sockDiag, found map[sockKey]bool) error {
+func (s *sweeper) destroy(ctx context.Context, d *sockDiag, found map[sockKey]bool) error {
 	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		peers := peersOf(found, proto)
 		if len(peers) == 0 || s.unable[protocolName(proto)] {
 			continue
 		}
-		err := d.destroy(proto, peers, found)
+		err := d.destroy(ctx, proto, peers, found)
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, errNoDiag) {
 			s.unable[protocolName(proto)] = true
 			s.l.o.Logger.Warn("the kernel cannot end sockets whose backend is gone "+

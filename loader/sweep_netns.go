@@ -12,7 +12,7 @@ import (
 
 // inNamespaces calls f in the home namespace and in each that the paths lead to, once, on a thread that
 // ends with it: no other goroutine is ever in a foreign one. It returns the cookies of those that it was
-// in, and why it was not in others. A path that leads nowhere any more is left out: what the kernel has no
+// in, and why it was not in others. When ctx ends it goes into no more of them. A path that leads nowhere any more is left out: what the kernel has no
 // file of is found by another path, or is gone.
 func inNamespaces(ctx context.Context, home *os.File, paths []string, f func(*sockDiag) error) (map[uint64]bool, []error) {
 	visited, seen := map[uint64]bool{}, map[[2]uint64]bool{}
@@ -22,11 +22,11 @@ func inNamespaces(ctx context.Context, home *os.File, paths []string, f func(*so
 		if err := unix.Fstat(int(ns.Fd()), &stat); err != nil {
 			return err
 		}
-		if id := [2]uint64{uint64(stat.Dev), stat.Ino}; seen[id] {
+		id := [2]uint64{uint64(stat.Dev), stat.Ino}
+		if seen[id] {
 			return nil
-		} else {
-			seen[id] = true
 		}
+		seen[id] = true
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter: %w", err)
 		}
@@ -42,6 +42,9 @@ func inNamespaces(ctx context.Context, home *os.File, paths []string, f func(*so
 		return nil
 	}
 	onOwnThread(func() {
+		if ctx.Err() != nil {
+			return
+		}
 		if err := visit(home); err != nil {
 			problems = append(problems, fmt.Errorf("own network namespace: %w", err))
 		}

@@ -305,6 +305,32 @@ func TestSweepCannotEnter(t *testing.T) {
 	})
 }
 
+// TestSweepEnds closes the agent while it sweeps: it leaves what it has not begun to its successor.
+func TestSweepEnds(t *testing.T) {
+	eachSweep(t, func(t *testing.T, r *sweepRig) {
+		r.in(r.home)
+		r.l.Close()
+		o, sweeps := r.options(), make(chan bool)
+		o.Namespaces = func() ([]string, error) {
+			sweeps <- true
+			<-sweeps
+			return r.paths, nil
+		}
+		r.l = r.node.open(o)
+		r.sync(r.service("V:80", registry.UDP, "B:7000"))
+		fd := r.connected(unix.SOCK_DGRAM, "V:80")
+		r.sync(r.service("V:80", registry.UDP, "C:7000"))
+		<-sweeps
+		r.l.sweeper.stop()
+		sweeps <- true
+		r.in(r.home)
+		r.l.Close()
+		r.lives("a socket that the sweep did not come to", fd)
+		r.l = r.node.open(r.options())
+		r.ended(fd)
+	})
+}
+
 // TestPeerFilter asks the kernel for sockets with some of many peers.
 func TestPeerFilter(t *testing.T) {
 	if os.Geteuid() != 0 {
