@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -25,14 +24,6 @@ import (
 	"github.com/sluice-net/sluice/registry/api"
 	apiserver "github.com/sluice-net/sluice/registry/api/server"
 	"github.com/sluice-net/sluice/registry/etcd"
-)
-
-const (
-	// shutdownPatience bounds how long requests may go on after SIGTERM.
-	shutdownPatience = 5 * time.Second
-	readTimeout      = 30 * time.Second // of a request, header and body
-	idleTimeout      = 2 * time.Minute  // of a connection between requests
-	maxHeader        = 16 << 10         // bytes
 )
 
 // agent is everything that one node's sluiced runs, in the order in which it starts.
@@ -287,32 +278,6 @@ func (a *agent) joinRegistry(ctx context.Context) (int64, error) {
 		case <-time.After(time.Second):
 		}
 	}
-}
-
-// serveHTTP answers requests until ctx ends, and then lets those under way finish.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	s := &http.Server{
-		Handler:           h,
-		ReadTimeout:       readTimeout,
-		ReadHeaderTimeout: readTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(l) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownPatience)
-	defer cancel()
-	if err := s.Shutdown(patience); err != nil {
-		log.Warn("requests were cut off", "address", l.Addr().String(), "error", err)
-		s.Close()
-	}
-	return nil
 }
 
 // detachNode takes programs, pins and containers' interfaces off the node.
