@@ -93,7 +93,12 @@ func (l *Loader) checkRun(d *differences, want registry.Resolved, v service) {
 	for i, b := range want.Backends {
 		members[i] = member{addr: b.AddrPort, weight: weightOf(b)}
 	}
-	places := choose(members, l.syncer.algorithmOf(want), l.o.MaglevTableSize)
+	h := l.syncer.held[want.Frontend]
+	table := l.syncer.tableOf(want, h)
+	if l.syncer.unmet[want.Frontend] != nil && h != nil && h.run.count > 0 {
+		table = h.run.count // it has a smaller one, which is told
+	}
+	places := choose(members, l.syncer.algorithmOf(want), table)
 	have, wanted := map[netip.AddrPort]int{}, map[netip.AddrPort]int{}
 	for _, place := range places {
 		wanted[members[place].addr]++

@@ -116,7 +116,7 @@ func (f *fakeTables) mustBeWanted(k serviceKey, v service) {
 }
 
 // fakeChoice is of services that name no algorithm; slowMaglev wants a small prime.
-var fakeChoice = choice{algorithm: registry.AlgorithmRandom, maglevSize: 13}
+var fakeChoice = choice{algorithm: registry.AlgorithmRandom, tables: []uint32{13}}
 
 // slowRun says in the obvious way what each slot of a service's run leads to.
 func slowRun(r registry.Resolved) (run []netip.AddrPort) {
@@ -127,7 +127,7 @@ func slowRun(r registry.Resolved) (run []netip.AddrPort) {
 		}
 	}
 	if r.Algorithm == registry.AlgorithmMaglev {
-		return slowMaglev(active, fakeChoice.maglevSize)
+		return slowMaglev(active, fakeChoice.largest())
 	}
 	divisor := uint16(registry.MaxWeight)
 	for slices.ContainsFunc(active, func(b registry.Backend) bool { return b.Weight%divisor != 0 }) {

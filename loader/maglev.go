@@ -10,8 +10,12 @@ import (
 )
 
 // DefaultMaglevTableSize gives ten backends their share within a percent (a table of more than 100 slots
-// a backend does, as the paper says), and 32 of them the bound on what moves when one goes, see maglevTable.
+// a backend does, as the paper says).
 const DefaultMaglevTableSize = 1021
+
+// maglevGrown is the largest table that a service gets for having many backends: 64 KiB of slots, filled in
+// half a millisecond. It holds the bound on what moves when one goes, see maglevTable, for 128 backends.
+const maglevGrown = 16381
 
 // MaglevTableSizes returns the sizes that a Maglev table can have. Each is the largest prime below a
 // power of two: that is the block of slots which it takes.
@@ -33,7 +37,7 @@ func MaglevTable(backends []registry.Backend, size uint32) ([]netip.AddrPort, er
 	if err := checkMaglevTableSize(size); err != nil {
 		return nil, err
 	}
-	c := choice{registry.AlgorithmMaglev, size}
+	c := choice{registry.AlgorithmMaglev, []uint32{size}}
 	if err := c.tooMany(registry.Resolved{Backends: backends}); err != nil {
 		return nil, err
 	}
@@ -64,8 +68,8 @@ type maglevBackend struct {
 // (k-1) * heaviest / weight rounds. In the first round each has one, so everyone has a slot.
 //
 // What moves of the others' slots when one of n backends goes, measured: at most 2/n of them as long as
-// n*n is no more than size; with ten backends 5 % in 1021 slots and 0.4 % in 65521. Many backends want a
-// large table.
+// n*n is no more than size (of 65521 and 131071: 0.9 of it); with ten backends 5 % in 1021 slots and 0.4 %
+// in 65521. Many backends want a large table, see tableFor.
 //
 // The table depends on the backends' order only where two have the same free slot next; the caller
 // sorts them. Permutations come from address and port alone, by xxHash64: every node, and every agent

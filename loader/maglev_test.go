@@ -135,12 +135,16 @@ func shares(table []uint32, n int) []int {
 	return counts
 }
 
-// TestMaglevDisruption: of n backends one goes, and at most 2/n of the others' slots move, where the
-// table has n*n slots or more.
+// TestMaglevDisruption: of n backends one goes, and at most 2/n of the others' slots move: in the tables that
+// services get for so many, and in larger ones.
 func TestMaglevDisruption(t *testing.T) {
-	for _, size := range []uint32{1021, 65521} {
-		for n := 2; n <= 100 && uint32(n*n) <= size; n++ {
-			backends := someMaglev(n)
+	for _, least := range []uint32{251, DefaultMaglevTableSize, 65521} {
+		c := newChoice(registry.AlgorithmMaglev, least)
+		for n := 2; n <= 128; n += 1 + n/40 {
+			backends, size := someMaglev(n), c.tableFor(n, 0)
+			if kept := c.tableFor(n-1, size); kept != size {
+				t.Fatalf("%d slots for %d backends become %d when one goes", size, n, kept)
+			}
 			before := maglevTable(backends, size)
 			for gone := 0; gone < n; gone += max(1, n/4) {
 				moved, others := disruption(backends, before, gone, size)
@@ -148,6 +152,27 @@ func TestMaglevDisruption(t *testing.T) {
 					t.Errorf("%d slots: backend %d of %d goes, %d of the others' %d slots move", size, gone, n, moved, others)
 				}
 			}
+		}
+	}
+}
+
+func TestMaglevTableFor(t *testing.T) {
+	small, large := newChoice(registry.AlgorithmMaglev, 1021), newChoice(registry.AlgorithmMaglev, 65521)
+	for _, test := range []struct {
+		c         choice
+		n         int
+		has, want uint32
+	}{
+		{small, 0, 0, 1021}, {small, 10, 0, 1021}, {small, 31, 0, 1021},
+		{small, 32, 0, 2039}, {small, 32, 1021, 2039}, // it grows
+		{small, 31, 2039, 2039}, {small, 1, 2039, 2039}, // and does not shrink
+		{small, 100, 0, 16381}, {small, 127, 0, 16381}, {small, 200, 0, 16381}, {small, 100000, 0, 16381},
+		{small, 10, 251, 1021}, {small, 10, 509, 1021}, // another configuration's
+		{small, 10, 65521, 16381}, {large, 10, 1021, 65521}, {large, 1000, 65521, 65521}, {large, 1, 131071, 65521},
+	} {
+		if got := test.c.tableFor(test.n, test.has); got != test.want {
+			t.Errorf("%d backends in %d slots at least, %d now: %d slots, want %d",
+				test.n, test.c.tables[0], test.has, got, test.want)
 		}
 	}
 }
@@ -170,7 +195,7 @@ func BenchmarkMaglev(b *testing.B) {
 	for _, test := range []struct {
 		size uint32
 		n    int
-	}{{1021, 10}, {1021, 100}, {65521, 10}, {65521, 1000}} {
+	}{{1021, 10}, {1021, 100}, {16381, 100}, {65521, 10}, {65521, 1000}} {
 		backends := someMaglev(test.n)
 		b.Run(fmt.Sprintf("%d backends, %d slots", test.n, test.size), func(b *testing.B) {
 			for b.Loop() {

@@ -39,8 +39,8 @@ type Options struct {
 	EventSample uint32
 	// Algorithm is that of services that name none; the default is random.
 	Algorithm registry.Algorithm
-	// MaglevTableSize is how many slots each Maglev table has, one of MaglevTableSizes; 0:
-	// DefaultMaglevTableSize.
+	// MaglevTableSize is how many slots each Maglev table has at least, one of MaglevTableSizes; 0:
+	// DefaultMaglevTableSize. Those of many backends have more, up to 16381.
 	MaglevTableSize uint32
 	// Namespaces returns paths of the network namespaces in which processes may use services; one may
 	// be there twice, and some lead nowhere. Sockets in these and in the agent's own are ended when their
@@ -133,4 +133,4 @@ func (o Options) withDefaults() (_ Options, err error) {
 }
 
 // choice is how runs are filled.
-func (o Options) choice() choice { return choice{o.Algorithm, o.MaglevTableSize} }
+func (o Options) choice() choice { return newChoice(o.Algorithm, o.MaglevTableSize) }

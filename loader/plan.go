@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,6 +45,7 @@ type change struct {
 	added    []member
 	removed  []member
 	turned   []turn   // members that stay, but in another state
+	table    uint32   // slots that its Maglev table is to have; 0: none
 	slots    []uint32 // backend ids for a run of its own; nil: it keeps the old one, or has none
 	entry    bool     // its entry in services differs
 	err      error    // why it cannot be made; what it had taken is given back
@@ -69,11 +71,11 @@ func (s *syncer) plan(f registry.Frontend) (_ *change, err error) {
 	case !wanted:
 		return &change{frontend: f, old: old, removed: old.members}, nil
 	}
-	algorithm := s.algorithmOf(want)
-	if old != nil && old.is(want, algorithm) {
+	algorithm, table := s.algorithmOf(want), s.tableOf(want, old)
+	if old != nil && old.is(want, algorithm, table) {
 		return nil, nil
 	}
-	c := &change{frontend: f, old: old, next: &held{
+	c := &change{frontend: f, old: old, table: table, next: &held{
 		algorithm: algorithm, affinity: want.AffinityTimeout, shared: want.Shared,
 	}}
 	defer func() {
@@ -135,9 +137,30 @@ func (s *syncer) planMembers(c *change, want []registry.Backend) error {
 	return nil
 }
 
-// planRun keeps the run when it holds already what it should, or takes one.
+// planRun keeps the run when it holds already what it should, or takes one. Where there is no room for a
+// Maglev table, and nothing at rest that would make some, a smaller one must do: it leads to the same
+// backends.
 func (s *syncer) planRun(c *change) error {
-	slots := s.content(c.next)
+	if c.table > 0 {
+		delete(s.unmet, c.frontend)
+	}
+	var full error
+	for table := c.table; ; {
+		err := s.planRunOf(c, table)
+		smaller := s.choice.smaller(table, c.next.active())
+		if !errors.Is(err, ErrFull) || smaller == 0 || len(s.runs.rest.queue) > 0 {
+			if err == nil && full != nil {
+				s.unmet[c.frontend] = fmt.Errorf("its Maglev table has %d slots instead of %d: %w", table, c.table, full)
+			}
+			return err
+		}
+		table, full = smaller, err
+	}
+}
+
+// planRunOf does it, with a Maglev table of so many slots.
+func (s *syncer) planRunOf(c *change, table uint32) error {
+	slots := c.next.content(table)
 	if len(slots) == 0 {
 		return nil
 	}
@@ -168,9 +191,10 @@ func (s *syncer) cancel(c *change) {
 	}
 }
 
-// is says whether the maps hold what is wanted.
-func (h *held) is(want registry.Resolved, algorithm uint8) bool {
+// is says whether the maps hold what is wanted; table is how many slots its Maglev table is to have.
+func (h *held) is(want registry.Resolved, algorithm uint8, table uint32) bool {
 	return !h.unsound && !h.restored && h.algorithm == algorithm &&
+		(table == 0 || h.run.count == 0 || h.run.count == table) &&
 		h.affinity == want.AffinityTimeout && h.shared == want.Shared &&
 		slices.EqualFunc(h.members, want.Backends, func(m member, b registry.Backend) bool {
 			return m.addr == b.AddrPort && m.weight == weightOf(b) && m.state == m.wanted()
@@ -213,6 +237,9 @@ func (h *held) draining() (n int) {
 	}
 	return n
 }
+
+// active counts the others.
+func (h *held) active() int { return len(h.members) - h.draining() }
 
 // describeKey writes a services key the way people do.
 func describeKey(k serviceKey) string {

@@ -38,7 +38,7 @@ type syncer struct {
 	dirty     map[registry.Frontend]error // desired and maps may differ; why
 	unsettled map[netip.Addr]error        // VIPs whose mark may be wrong; the error of the last try
 	unfreed   []uint32                    // backends that no run leads to, but could not be made free
-	unmet     map[registry.Frontend]error // served, but not by the algorithm that was asked for
+	unmet     map[registry.Frontend]error // served, but not by the algorithm, or so large a table, as it should be
 	draining  int                         // backends that drain
 	// left is called with each backend that a frontend had, when its entry is free.
 	left   func(f registry.Frontend, service uint32, m member)

@@ -133,7 +133,7 @@ func TestSyncAfterNewConfig(t *testing.T) {
 	w.apply(plain, maglev)
 	w.restart(roomySizes())
 	before := maps.Clone(w.services)
-	w.s.choice.maglevSize = 17
+	w.s.choice.tables = []uint32{17}
 	w.s.tables = repairing{w.fakeTables} // which know no size but one
 	if err := w.s.update(w.snapshot()); err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestSyncAfterNewConfig(t *testing.T) {
 	}
 	w.mustKeep()
 
-	w.s = newSyncer(repairing{w.fakeTables}, roomySizes(), choice{registry.AlgorithmMaglev, 17}, w.grace, w.clock.now)
+	w.s = newSyncer(repairing{w.fakeTables}, roomySizes(), choice{registry.AlgorithmMaglev, []uint32{17}}, w.grace, w.clock.now)
 	w.s.restore(w.services, w.slots, w.fakeTables.backends)
 	if err := w.s.update(w.snapshot()); err != nil {
 		t.Fatal(err)

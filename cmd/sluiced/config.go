@@ -41,7 +41,7 @@ type Config struct {
 		CIDRs           []netip.Prefix     // where services get their VIPs from
 		NodePorts       etcd.PortRange     // where ports get their node ports from
 		Algorithm       registry.Algorithm // of services that name none
-		MaglevTableSize int                // slots; a prime, see loader.MaglevTableSizes
+		MaglevTableSize int                // slots at least; a prime, see loader.MaglevTableSizes
 	}
 	Flows    loader.Lifetimes // how long flows may be silent
 	Datapath struct {
