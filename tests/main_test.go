@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
 	"github.com/sluice-net/sluice/tests/nstest"
 )
 
@@ -21,6 +22,7 @@ import (
 var lab *nstest.Lab
 
 func TestMain(m *testing.M) {
+	etcdtest.Main()
 	os.Exit(func() int {
 		if os.Geteuid() != 0 {
 			return m.Run() // each test skips

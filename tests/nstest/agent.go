@@ -17,9 +17,9 @@ import (
 
 // configuration is the agent's.
 const configuration = `
-node: {name: {{.S.Node}}, zone: "{{.S.Zone}}"{{if not .S.FoundAddresses}}, addresses: [192.0.2.1, "2001:db8::1"]{{end}}}
+node: {name: {{.S.Node}}, zone: "{{.S.Zone}}"{{if not .S.FoundAddresses}}, addresses: [{{.S.Address}}, "2001:db8::1"]{{end}}}
 paths: {state: {{.N.State}}, run: {{.N.Run}}, bpffs: {{.N.BPFFS}}, cgroup: {{.N.Cgroup}}}
-registry: {embedded: {}}
+registry: { {{- if .S.Etcd}}etcd: [{{range .S.Etcd}}"{{.}}", {{end}}]{{else}}embedded: {}{{end -}} }
 containers: {cidrs: [{{range .S.Containers}}"{{.}}", {{end}}]}
 services: {cidrs: [{{range .S.Services}}"{{.}}", {{end}}]}
 datapath: {socketTranslation: {{not .S.NoSocketTranslation}}, mapScale: {{.S.MapScale}}, attach: {{.S.Attach}}}
@@ -31,6 +31,9 @@ policy: {audit: {{.S.Audit}}}
 func (s Settings) filled() Settings {
 	if s.Node == "" {
 		s.Node = "n1"
+	}
+	if s.Address == "" {
+		s.Address = "192.0.2.1"
 	}
 	if s.Containers == nil {
 		s.Containers = []string{"10.244.1.0/24", "fd00:10:244:1::/64"}

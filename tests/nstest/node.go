@@ -50,6 +50,10 @@ type Settings struct {
 	FoundAddresses bool
 	// Flows are the lifetimes of flows, as in "{udp: {answered: 2s}}".
 	Flows string
+	// Address is the node's IPv4 address; "192.0.2.1".
+	Address string
+	// Etcd are the members of the cluster that keeps the registry; none: it is embedded.
+	Etcd []string
 	// Audit lets pass what policies deny, and reports it.
 	Audit bool
 }
