@@ -193,6 +193,19 @@ var packetRows = []row{
 			p.end()
 		})
 	}},
+	{says: "both ends may open one connection", nets: "tcp", show: func(s *scene) {
+		s.container("x", nstest.Spec{})
+		s.must(s.apply(s.service("web", ""), s.slices("web", "x port=7788")))
+		port := uint16(6070)
+		s.each(func(w way) {
+			at := netip.AddrPortFrom(s.addr(w, "x").Addr(), 7788)
+			for _, to := range []netip.AddrPort{s.vip(w, "web"), at} {
+				s.meet(w, report.Act{To: to}, at)
+				s.meet(w, report.Act{To: to, From: s.from(w, "client", port)}, at)
+				port++
+			}
+		})
+	}},
 	{says: "a source port is used again while the backend still waits in TIME_WAIT, or was reset", nets: "tcp", show: func(s *scene) {
 		s.must(s.apply(s.service("web", ""), s.slices("web", "a", "b")))
 		s.each(func(w way) {
@@ -210,6 +223,43 @@ var packetRows = []row{
 			}
 		})
 	}},
+}
+
+// meet opens a connection that its other end opens too, at a port where nobody listens: a SYN is answered by a SYN
+// (RFC 9293, 3.5, where the first of them is lost).
+func (s *scene) meet(w way, client report.Act, at netip.AddrPort) {
+	s.Helper()
+	backend := w
+	backend.from, backend.tc = "x", true // translated by nobody: it answers
+	deaf := s.dialWith(backend, report.Act{From: at, Deaf: true})
+	defer deaf.end()
+	type opened struct {
+		*peer
+		err error
+	}
+	s.hand(w)
+	opening := make(chan opened, 1)
+	go func() {
+		p, err := s.open(w, client)
+		opening <- opened{p, err}
+	}()
+	did, err := deaf.do(report.Act{Do: report.Receive})
+	s.must(err)
+	far, err := s.open(backend, report.Act{From: at, To: did.Peer, Beside: true})
+	near := <-opening
+	if err := errors.Join(err, near.err); err != nil {
+		s.Errorf("%s to %s: %v", w, client.To, err)
+		return
+	}
+	for from, to := range map[*peer]*peer{near.peer: far, far: near.peer} {
+		_, err := from.do(report.Act{Do: report.Send})
+		s.must(err)
+		if did, err := to.do(report.Act{Do: report.Receive}); err != nil || did.Name == "" {
+			s.Errorf("%s to %s: one end hears %q of the other: %v", w, client.To, did.Name, err)
+		}
+	}
+	near.close()
+	far.close()
 }
 
 // told wants a datagram to be answered with an ICMP error.

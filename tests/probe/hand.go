@@ -130,6 +130,9 @@ func (h *hands) do(a report.Act) (report.Did, error) {
 // openSocket opens one of any protocol.
 func (h *hands) openSocket(a report.Act) (s socket, did report.Did, err error) {
 	switch {
+	case a.Deaf:
+		s, err = openDeaf(a)
+		return s, report.Did{Local: a.From}, err
 	case a.Net == "sctp":
 		s, did.Local, err = openAssociation(a, &h.ports)
 		return s, did, err

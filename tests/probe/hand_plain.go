@@ -68,6 +68,9 @@ func (s *plain) options(a report.Act) error {
 	if !s.udp {
 		set[[2]int{unix.IPPROTO_TCP, unix.TCP_NODELAY}] = 1
 	}
+	if a.Beside {
+		set[[2]int{unix.SOL_SOCKET, unix.SO_REUSEPORT}] = 1
+	}
 	if a.Errors {
 		set[s.choose(unix.IP_RECVERR, unix.IPV6_RECVERR)] = 1
 	}

@@ -31,11 +31,16 @@ func retry(f func() error) error {
 }
 
 func open(addr netip.Addr, kind int, timeout time.Duration) (int, error) {
+	return openProtocol(addr, kind, 0, timeout)
+}
+
+// openProtocol opens a socket of a protocol that its kind does not say.
+func openProtocol(addr netip.Addr, kind, protocol int, timeout time.Duration) (int, error) {
 	family := unix.AF_INET6
 	if addr.Is4() {
 		family = unix.AF_INET
 	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}

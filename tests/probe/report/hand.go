@@ -25,6 +25,10 @@ type Act struct {
 	Errors     bool `json:"errors,omitempty"`
 	NoFragment bool `json:"noFragment,omitempty"`
 	TTL        int  `json:"ttl,omitempty"`
+	// Open over TCP: listen at From and never say a word, also not that nobody is there; Receive then tells who
+	// asks for a connection. Beside: bind where such a socket is.
+	Deaf   bool `json:"deaf,omitempty"`
+	Beside bool `json:"beside,omitempty"`
 	// Close: with a reset. Ask over TCP: have the server close after its answer.
 	Reset bool `json:"reset,omitempty"`
 	Last  bool `json:"last,omitempty"`
