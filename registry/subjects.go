@@ -92,7 +92,7 @@ func (c *Catalog) Policies() []Policy {
 		list = append(list, *p)
 	}
 	slices.SortFunc(list, func(a, b Policy) int {
-		return cmp.Or(cmp.Compare(a.Tier.rank(), b.Tier.rank()), cmp.Compare(a.Priority, b.Priority), CompareNames(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(a.Tier.Rank(), b.Tier.Rank()), cmp.Compare(a.Priority, b.Priority), CompareNames(a.Name, b.Name))
 	})
 	return list
 }
@@ -156,8 +156,8 @@ func (c *Catalog) Namespaces() []Namespace {
 	return slices.SortedFunc(maps.Values(all), func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// rank is the place of a tier in the order in which they are asked.
-func (t Tier) rank() int {
+// Rank is the place of a tier in the order in which they are asked.
+func (t Tier) Rank() int {
 	switch t {
 	case TierAdmin:
 		return 0

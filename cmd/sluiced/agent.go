@@ -21,7 +21,6 @@ import (
 	"github.com/sluice-net/sluice/loader"
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/access"
-	"github.com/sluice-net/sluice/registry/api"
 	apiserver "github.com/sluice-net/sluice/registry/api/server"
 	"github.com/sluice-net/sluice/registry/etcd"
 )
@@ -36,6 +35,7 @@ type agent struct {
 	store   *etcd.Store
 	hub     *registry.Hub // all that follow the store read from it
 	catalog *registry.Catalog
+	view    *apiserver.View // what the API's lists are answered from
 	cni     *cniserver.Server
 	settled atomic.Bool // the wires are as recorded
 
@@ -55,7 +55,7 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer lock.Close()
-	a := &agent{config: c, log: log, catalog: registry.NewCatalog(c.Node.Name)}
+	a := &agent{config: c, log: log, catalog: registry.NewCatalog(c.Node.Name), view: apiserver.NewView()}
 	defer func() { err = errors.Join(err, a.close()) }()
 	if err := a.open(ctx); err != nil {
 		return err
@@ -65,6 +65,10 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return a.hub.Run(following) })
 	group.Go(func() error { return ended(following, a.loader.Run(following, a.hub, a.catalog)) })
+	group.Go(func() error {
+		a.view.Follow(following, a.hub)
+		return nil
+	})
 	group.Go(func() error {
 		defer stop()
 		return a.serve(ctx)
@@ -238,15 +242,7 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/cni/", a.cni.Handler())
-	mux.Handle("/v1/", apiserver.New(apiserver.Options{
-		Store:   a.store,
-		Catalog: a.catalog,
-		Agent:   a,
-		Version: api.Version{Version: version, Node: a.node.Name},
-		// Streams would outlast the patience for requests under way.
-		Observer: observer{a.loader}, Stopping: ctx.Done(),
-		Logger: a.log.With("part", "api"),
-	}))
+	mux.Handle("/v1/", a.apiHandler(ctx.Done()))
 	err = serveHTTP(ctx, l, mux, a.log)
 	return errors.Join(err, os.Remove(a.config.Socket()))
 }

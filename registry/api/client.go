@@ -227,11 +227,15 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, out a
 		return fmt.Errorf("read the agent's answer to %s %s: %w", method, path, err)
 	}
 	if res.StatusCode/100 != 2 {
-		e := &Error{Status: res.StatusCode}
+		e := &Error{}
 		if json.Unmarshal(b, e) != nil || e.Message == "" {
-			e.Message = fmt.Sprintf("agent answered %s to %s %s", res.Status, method, path)
+			e = &Error{Message: fmt.Sprintf("agent answered %s to %s %s", res.Status, method, path)}
 		}
+		e.Status = res.StatusCode
 		return e
+	}
+	if out == nil {
+		return nil
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("read the agent's answer to %s %s: %w", method, path, err)

@@ -70,8 +70,8 @@ func TestStrangeAnswers(t *testing.T) {
 		want   string
 	}{
 		{500, "<html>", "agent answered 500"},
-		{404, `{"error":"service x: not found"}`, "service x: not found"},
-		{422, `{"error":"faults","details":[{"line":3,"field":"spec.x","reason":"unknown field"}]}`, "faults\n3: spec.x: unknown field"},
+		{404, `{"detail":"service x: not found"}`, "service x: not found"},
+		{422, `{"detail":"faults","details":[{"line":3,"field":"spec.x","reason":"unknown field"}]}`, "faults\n3: spec.x: unknown field"},
 		{200, "garbage", "read the agent's answer to GET /v1/status"},
 	} {
 		status, body = answer.status, answer.body

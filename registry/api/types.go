@@ -3,9 +3,7 @@
 package api
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/sluice-net/sluice/registry"
 )
@@ -114,9 +112,13 @@ type Container struct {
 	registry.EndpointID
 }
 
-// List is the answer to a GET of several things.
+// List is the answer to a GET of several things, or one page of it.
 type List[T any] struct {
 	Items []T `json:"items"`
+	// Revision of the registry that the items are of: where a watch can go on from.
+	Revision int64 `json:"revision,omitempty"`
+	// Continue is what to ask for the next page with; "": this is the last. All pages are of one revision.
+	Continue string `json:"continue,omitempty"`
 }
 
 // The actions that a Result names.
@@ -128,6 +130,9 @@ const (
 	NotFound   = "not found"
 	Labelled   = "labelled"
 	Marked     = "marked"
+	Registered = "registered"
+	Updated    = "updated"
+	Gone       = "deregistered"
 )
 
 // Result says what became of one object.
@@ -139,10 +144,11 @@ type Result struct {
 	Labels        map[string]string `json:"labels,omitempty"` // of an endpoint, as they are now
 	// Conditions of an endpoint that was marked, as they are now: those of EndpointConditions.
 	Conditions []string `json:"conditions,omitempty"`
+	// Instance that was registered or changed, as it is stored. Its name is NAMESPACE and SERVICE/ID.
+	Instance *registry.Instance `json:"instance,omitempty"`
 }
 
-// Results is the answer to POST /v1/apply, /v1/delete, /v1/endpoints/label, /v1/endpoints/mark and to
-// DELETE /v1/services/NAMESPACE/NAME, /v1/endpointslices/NAMESPACE/NAME, /v1/policies/KIND/[NAMESPACE/]NAME and /v1/namespaces/NAME.
+// Results is the answer to everything that writes, but heartbeats.
 type Results struct {
 	Results []Result `json:"results"`
 	// Synced is set when this node's maps reflect what was written.
@@ -192,42 +198,4 @@ func EndpointConditions(e *registry.Endpoint) []string {
 type Version struct {
 	Version string `json:"version"`
 	Node    string `json:"node"`
-}
-
-// Detail is one fault in what a client sent.
-type Detail struct {
-	Line   int    `json:"line,omitempty"` // in the body, from 1; 0: unknown
-	Field  string `json:"field,omitempty"`
-	Reason string `json:"reason"`
-}
-
-// String returns LINE: FIELD: REASON, without what is unknown.
-func (d Detail) String() string {
-	var b strings.Builder
-	if d.Line > 0 {
-		fmt.Fprintf(&b, "%d: ", d.Line)
-	}
-	if d.Field != "" {
-		fmt.Fprintf(&b, "%s: ", d.Field)
-	}
-	return b.String() + d.Reason
-}
-
-// Error is the body of every answer whose status is not 2xx.
-type Error struct {
-	Status  int      `json:"-"`
-	Message string   `json:"error"`
-	Details []Detail `json:"details,omitempty"`
-	// Results is what had been done when the error came up.
-	Results []Result `json:"results,omitempty"`
-}
-
-// Error returns the message and, each on its own line, the details.
-func (e *Error) Error() string {
-	lines := make([]string, 0, 1+len(e.Details))
-	lines = append(lines, e.Message)
-	for _, d := range e.Details {
-		lines = append(lines, d.String())
-	}
-	return strings.Join(lines, "\n")
 }

@@ -3,7 +3,9 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -93,10 +95,18 @@ func readRequest(r *http.Request, what string, into any) error {
 	if err != nil {
 		return err
 	}
+	return strictJSON(body, what, into)
+}
+
+// strictJSON reads one JSON document, of which it must know every field.
+func strictJSON(body []byte, what string, into any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
 		return &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("read %s request: %s", what, err)}
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("read %s request: more than one JSON document", what)}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/access"
 	"github.com/sluice-net/sluice/registry/api"
 )
 
@@ -54,6 +55,12 @@ type Options struct {
 	Catalog *registry.Catalog
 	Agent   Agent
 	Version api.Version
+	// View is what lists, and all about instances, are answered from; nil: one is made that its owner feeds.
+	View *View
+	// Registrar is where instances register; nil: there are none.
+	Registrar registry.Registrar
+	// Guard says who may write; nil: root's processes by a unix socket, and holders of client certificates.
+	Guard *access.Guard
 	// Observer answers /v1/events and /v1/why; nil: there are none.
 	Observer Observer
 	// Stopping is closed when streams are to end; nil: never.
@@ -78,6 +85,12 @@ func New(o Options) *Server {
 	if o.SyncTimeout == 0 {
 		o.SyncTimeout = defaultSync
 	}
+	if o.View == nil {
+		o.View = NewView()
+	}
+	if o.Guard == nil {
+		o.Guard = &access.Guard{}
+	}
 	s := &Server{Options: o, mux: http.NewServeMux(), streamWrite: defaultStreamWrite}
 	s.handle("GET /v1/status", s.status)
 	s.handle("GET /v1/version", s.version)
@@ -98,6 +111,7 @@ func New(o Options) *Server {
 	s.handle("POST /v1/endpoints/label", s.label)
 	s.handle("POST /v1/endpoints/mark", s.mark)
 	s.handle("GET /v1/nodes", s.nodes)
+	s.routeInstances()
 	s.observe()
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such path or method: %s %s", r.Method, r.URL.Path)})
@@ -119,9 +133,16 @@ func (s *Server) handle(pattern string, h func(*http.Request) (any, error)) {
 			s.fail(w, r, asError(err))
 			return
 		}
+		if answer == nil {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
 		write(w, http.StatusOK, answer)
 	})
 }
+
+// caller tells who sent a request.
+func (s *Server) caller(r *http.Request) access.Caller { return s.Guard.Caller(r) }
 
 // boundBody keeps a client that sends its body drop by drop from holding us up. Not every connection
 // can do it, and then the handler's own time bounds it. The deadline ends with the body: net/http goes on
@@ -153,16 +174,28 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, e *api.Error) {
 	if e.Status >= 500 {
 		s.Logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "err", e.Message)
 	}
-	write(w, e.Status, e)
+	h := w.Header()
+	h.Set("Content-Type", api.ProblemType)
+	switch e.Status {
+	case http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", `Bearer realm="sluice"`) // RFC 9110, 11.6.1
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		h.Set("Retry-After", "1")
+	}
+	write(w, e.Status, e.Problem())
 }
 
 func write(w http.ResponseWriter, status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		http.Error(w, `{"error":"encode the answer"}`, http.StatusInternalServerError)
-		return
+		status = http.StatusInternalServerError
+		b = []byte(`{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"the answer cannot be encoded"}`)
+		w.Header().Set("Content-Type", api.ProblemType)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	h := w.Header()
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/json")
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n')) // the client has gone: nobody to tell
 }
@@ -177,6 +210,12 @@ func asError(err error) *api.Error {
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		e.Status = http.StatusNotFound
+	case errors.Is(err, access.ErrUnauthenticated):
+		e.Status = http.StatusUnauthorized
+	case errors.Is(err, access.ErrForbidden):
+		e.Status = http.StatusForbidden
+	case errors.Is(err, registry.ErrCompacted):
+		e.Status = http.StatusGone
 	case errors.Is(err, registry.ErrVIPTaken), errors.Is(err, registry.ErrVIPImmutable), errors.Is(err, registry.ErrNodePortTaken):
 		e.Status = http.StatusConflict
 	case errors.Is(err, registry.ErrVIPOutOfRange), errors.Is(err, registry.ErrNodePortOutOfRange), errors.Is(err, registry.ErrFamily),
@@ -184,7 +223,7 @@ func asError(err error) *api.Error {
 		e.Status = http.StatusUnprocessableEntity
 	case errors.Is(err, registry.ErrVIPsExhausted), errors.Is(err, registry.ErrNodePortsExhausted):
 		e.Status = http.StatusInsufficientStorage
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, registry.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		e.Status = http.StatusServiceUnavailable
 	}
 	return e
@@ -206,7 +245,10 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 func (s *Server) synced(ctx context.Context, revision int64, out *api.Results) {
 	ctx, cancel := context.WithTimeout(ctx, s.SyncTimeout)
 	defer cancel()
-	err := s.Agent.WaitSynced(ctx, revision)
+	err := s.View.wait(ctx, revision) // so that who wrote reads it
+	if err == nil {
+		err = s.Agent.WaitSynced(ctx, revision)
+	}
 	if out.Synced = err == nil; err != nil {
 		out.Warning = fmt.Sprintf("written to the registry, but this node's maps do not reflect it yet: %s (see \"sluice status\")", err)
 	}

@@ -18,20 +18,24 @@ import (
 	"time"
 
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/access"
 	"github.com/sluice-net/sluice/registry/api"
 )
 
 // fakeStore is a registry in a catalog: what is written is known at once.
 type fakeStore struct {
 	catalog  *registry.Catalog
+	view     *View
 	revision int64
 	fail     error // of the next write
 	puts     []string
+	renewed  []registry.InstanceID
 }
 
 func (s *fakeStore) write(changes ...registry.Change) int64 {
 	s.revision++
 	s.catalog.Apply(registry.Batch{Revision: s.revision, Changes: changes})
+	s.view.Apply(registry.Batch{Revision: s.revision, Changes: changes})
 	return s.revision
 }
 
@@ -122,6 +126,33 @@ type fixture struct {
 	agent  *fakeAgent
 	client *api.Client
 	socket string
+	server *Server
+}
+
+const testToken = "0123456789abcdef"
+
+// testOwn is a node 192.0.2.1 with two containers.
+func testOwn(a netip.Addr) []netip.Addr {
+	switch a.String() {
+	case "10.244.1.2", "10.244.1.3":
+		return []netip.Addr{a}
+	case "127.0.0.1", "192.0.2.1":
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1")}
+	}
+	return nil
+}
+
+func testGuard(t *testing.T, dir string) *access.Guard {
+	t.Helper()
+	path := filepath.Join(dir, "tokens")
+	if err := os.WriteFile(path, []byte("ops "+testToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := access.OpenTokens(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &access.Guard{Tokens: tokens, Own: testOwn}
 }
 
 // serve runs the API on a unix socket.
@@ -132,14 +163,16 @@ func serve(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	f := &fixture{store: &fakeStore{catalog: registry.NewCatalog("")}, agent: &fakeAgent{}, socket: filepath.Join(dir, "sock")}
+	f := &fixture{store: &fakeStore{catalog: registry.NewCatalog(""), view: NewView()}, agent: &fakeAgent{}, socket: filepath.Join(dir, "sock")}
 	l, err := net.Listen("unix", f.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewUnstartedServer(New(Options{
-		Store: f.store, Catalog: f.store.catalog, Agent: f.agent, Version: api.Version{Version: "v1", Node: "n1"}, SyncTimeout: time.Second,
-	}))
+	f.server = New(Options{
+		Store: f.store, Catalog: f.store.catalog, Agent: f.agent, Version: api.Version{Version: "v1", Node: "n1"}, SyncTimeout: time.Second, View: f.store.view, Registrar: f.store,
+		Guard: testGuard(t, dir),
+	})
+	s := httptest.NewUnstartedServer(f.server)
 	s.Listener.Close()
 	s.Listener = l
 	s.Start()

@@ -1,0 +1,163 @@
+package server
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/api"
+)
+
+const (
+	// maxPage is how many items a list returns at most, and unless it is asked for fewer.
+	maxPage     = 1000
+	maxContinue = 4096 // bytes of a place in a list
+	maxSelector = 4096 // bytes of a label selector
+)
+
+// query is what a list or a watch is asked for.
+type query struct {
+	kind     kind
+	values   url.Values
+	selector labels.Selector // nil: every object
+	limit    int
+	from     *pageEnd // nil: the beginning
+}
+
+// pageEnd is where a page ends, as its reader gets it.
+type pageEnd struct {
+	Revision int64  `json:"r"`
+	Kind     kind   `json:"k"`
+	After    string `json:"a"` // order of the last item
+}
+
+// listKeys are those that every list takes.
+func listKeys() []string {
+	return []string{"labelSelector", "limit", "continue", "watch", "revision"}
+}
+
+// parseQuery reads the query of a list. keys are those that it takes beside listKeys.
+func parseQuery(k kind, v url.Values, keys ...string) (*query, error) {
+	for key, given := range v {
+		if !slices.Contains(keys, key) && !slices.Contains(listKeys(), key) {
+			known := slices.Sorted(slices.Values(append(listKeys(), keys...)))
+			return nil, badRequest("query: unknown key %.64q: want any of %s", key, strings.Join(known, ", "))
+		}
+		if len(given) != 1 {
+			return nil, badRequest("query: %s is given %d times", key, len(given))
+		}
+	}
+	q := &query{kind: k, values: v, limit: maxPage}
+	if text := v.Get("labelSelector"); text != "" {
+		if len(text) > maxSelector {
+			return nil, badRequest("labelSelector: %d bytes: want at most %d", len(text), maxSelector)
+		}
+		s, err := labels.Parse(text)
+		if err != nil {
+			return nil, badRequest("labelSelector: %s", err)
+		}
+		q.selector = s
+	}
+	if text := v.Get("limit"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 31)
+		if err != nil || n == 0 {
+			return nil, badRequest("limit=%.64q: want 1 to %d", text, maxPage)
+		}
+		q.limit = int(min(n, maxPage))
+	}
+	if text := v.Get("continue"); text != "" {
+		from, err := parsePageEnd(text)
+		if err != nil || from.Kind != k {
+			return nil, badRequest("continue: want what the page before gave, or nothing")
+		}
+		q.from = &from
+	}
+	return q, nil
+}
+
+func badRequest(format string, args ...any) error {
+	return &api.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+func parsePageEnd(text string) (p pageEnd, err error) {
+	if len(text) > maxContinue {
+		return p, fmt.Errorf("%d bytes", len(text))
+	}
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		err = json.Unmarshal(b, &p)
+	}
+	return p, err
+}
+
+func (p pageEnd) String() string {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return "" // of three plain values
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// list answers with a page of what there was when the first page was asked for.
+func (s *Server) list(q *query, wants func(any) bool, show func(any) any) (any, error) {
+	snap := s.View.snapshot()
+	start := 0
+	if q.from != nil {
+		if snap = s.View.at(q.from.Revision); snap == nil {
+			return nil, &api.Error{Status: http.StatusGone, Message: "continue: the list has changed, and the pages of that time are not kept any more: begin again"}
+		}
+		start, _ = slices.BinarySearchFunc(snap.kinds[q.kind], q.from.After, func(it *item, after string) int {
+			if it.order <= after {
+				return -1
+			}
+			return 1
+		})
+	}
+	page := api.List[any]{Items: []any{}, Revision: snap.revision}
+	last := ""
+	for _, it := range snap.kinds[q.kind][start:] {
+		if !q.wants(it.object) || wants != nil && !wants(it.object) {
+			continue
+		}
+		if len(page.Items) == q.limit {
+			page.Continue = pageEnd{Revision: snap.revision, Kind: q.kind, After: last}.String()
+			s.View.keep(snap)
+			break
+		}
+		page.Items, last = append(page.Items, show(it.object)), it.order
+	}
+	return page, nil
+}
+
+// wants applies what every list can be asked for.
+func (q *query) wants(object any) bool {
+	if i, ok := object.(*instance); ok && i.Instance == nil {
+		return false
+	}
+	return q.selector == nil || q.selector.Matches(labels.Set(labelsOf(object)))
+}
+
+// labelsOf returns what label selectors are about. Of an instance it is the metadata.
+func labelsOf(object any) map[string]string {
+	switch o := object.(type) {
+	case *registry.Service:
+		return o.Labels
+	case *registry.Endpoint:
+		return registry.PolicyLabels(o)
+	case *registry.Namespace:
+		return registry.NamespaceLabels(o)
+	case *registry.Policy:
+		return o.Labels
+	case *instance:
+		return o.Metadata
+	}
+	return nil
+}
