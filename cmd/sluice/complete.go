@@ -92,6 +92,15 @@ func containers(ctx context.Context, client *api.Client) (words []string, err er
 	return words, err
 }
 
+func containersAndInstances(ctx context.Context, client *api.Client) ([]string, error) {
+	words, err := containers(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	more, err := instances(ctx, client)
+	return append(words, more...), err
+}
+
 func namespaces(ctx context.Context, client *api.Client) (words []string, err error) {
 	all, err := client.Namespaces(ctx)
 	for _, n := range all {

@@ -37,7 +37,7 @@ func (s scope) where() string {
 
 func (c *cli) get() *cobra.Command {
 	var s scope
-	cmd := c.command("get KIND [NAME]", "Show services, their slices, policies, namespaces, endpoints or nodes", cobra.RangeArgs(1, 2),
+	cmd := c.command("get KIND [NAME]", "Show services, their slices and instances, policies, namespaces, endpoints or nodes", cobra.RangeArgs(1, 2),
 		func(ctx context.Context, client *api.Client, args []string) error {
 			if len(args) == 2 {
 				s.name = args[1]
@@ -47,6 +47,8 @@ func (c *cli) get() *cobra.Command {
 				return c.getServices(ctx, client, s)
 			case isEndpoint(args[0]):
 				return c.getEndpoints(ctx, client, s)
+			case isInstance(args[0]):
+				return c.getInstances(ctx, client, s)
 			case isSlice(args[0]):
 				return c.getSlices(ctx, client, s)
 			case args[0] == "nodes" || args[0] == "node":
@@ -61,10 +63,11 @@ func (c *cli) get() *cobra.Command {
 			}
 			return usagef("unknown kind %q: want %s", args[0], strings.Join(kinds(), ", "))
 		})
-	cmd.Long = "Show services, endpointslices, policies, namespaces, endpoints or nodes.\n\n" +
+	cmd.Long = "Show services, endpointslices, instances, policies, namespaces, endpoints or nodes.\n\n" +
 		"A service's BACKENDS are those that take new connections, as this node sees them, and those that\n" +
 		"only keep what they have. An endpoint's STATE is ready, unready or draining, or both of these. With\n" +
-		"-o wide there is more of both.\n\n" +
+		"-o wide there is more of both. NAME of instances is SERVICE, or SERVICE/ID; their STATUS is what\n" +
+		"counts, and what they say themselves if that is something else.\n\n" +
 		"With -o yaml or json, what \"sluice apply\" takes is shown as Kubernetes objects. A policy's\n" +
 		"status then names the containers that it selects, as -o wide does. \"policies\" shows all kinds\n" +
 		"of them, those of the whole cluster in every namespace."
@@ -79,6 +82,8 @@ func (c *cli) get() *cobra.Command {
 			return services(&s.namespace)
 		case len(args) == 1 && isEndpoint(args[0]):
 			return workloads(&s.namespace)
+		case len(args) == 1 && isInstance(args[0]):
+			return registeredServices(&s.namespace)
 		case len(args) == 1 && isSlice(args[0]):
 			return endpointSlices(&s.namespace)
 		case len(args) == 1 && (args[0] == "nodes" || args[0] == "node"):
@@ -99,7 +104,7 @@ func (c *cli) get() *cobra.Command {
 
 // kinds returns what can be shown.
 func kinds() []string {
-	return append([]string{"services", "endpointslices", "policies", "namespaces", "endpoints", "nodes"}, policyKinds()...)
+	return append([]string{"services", "endpointslices", "instances", "policies", "namespaces", "endpoints", "nodes"}, policyKinds()...)
 }
 
 func isSlice(kind string) bool { return kind == "endpointslices" || kind == "endpointslice" }

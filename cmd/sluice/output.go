@@ -119,6 +119,8 @@ func (c *cli) results(r api.Results) error {
 			switch {
 			case len(o.VIPs) > 0:
 				line += "\t" + list(o.VIPs)
+			case o.Instance != nil:
+				line += "\t" + string(o.Instance.Effective())
 			case len(o.Conditions) > 0:
 				line += "\t" + strings.Join(o.Conditions, ",")
 			case o.Labels != nil:

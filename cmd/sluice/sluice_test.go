@@ -26,6 +26,7 @@ type fakeAgent struct {
 	dir, socket string
 	store       *etcd.Store
 	catalog     *registry.Catalog
+	view        *server.View
 	ready       atomic.Bool
 	asked       atomic.Int64 // how often for the status
 	differences []api.Difference
@@ -41,7 +42,7 @@ func newAgent(t *testing.T) *fakeAgent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	a := &fakeAgent{dir: dir, socket: filepath.Join(dir, "sock"), catalog: registry.NewCatalog(""), changed: make(chan struct{})}
+	a := &fakeAgent{dir: dir, socket: filepath.Join(dir, "sock"), catalog: registry.NewCatalog(""), view: server.NewView(), changed: make(chan struct{})}
 	a.ready.Store(true)
 	a.store, err = etcd.Open(t.Context(), etcd.Options{
 		Dir: filepath.Join(dir, "etcd"), Run: dir, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/30")},
@@ -53,6 +54,7 @@ func newAgent(t *testing.T) *fakeAgent {
 	go func() {
 		for b := range a.store.Watch(t.Context()) {
 			a.catalog.Apply(b)
+			a.view.Apply(b)
 			a.mu.Lock()
 			close(a.changed)
 			a.changed = make(chan struct{})
@@ -65,6 +67,7 @@ func newAgent(t *testing.T) *fakeAgent {
 	}
 	s := httptest.NewUnstartedServer(server.New(server.Options{
 		Store: a.store, Catalog: a.catalog, Agent: a, Version: api.Version{Version: "v0.0.1", Node: "n1"},
+		View: a.view, Registrar: a.store,
 	}))
 	s.Listener.Close()
 	s.Listener = l
@@ -326,7 +329,7 @@ func TestCompletion(t *testing.T) {
 		t.Fatal(errs)
 	}
 	for line, want := range map[string]string{
-		"get ":                          "adminnetworkpolicy baselineadminnetworkpolicy endpoints endpointslices namespaces networkpolicy nodes policies services",
+		"get ":                          "adminnetworkpolicy baselineadminnetworkpolicy endpoints endpointslices instances namespaces networkpolicy nodes policies services",
 		"get s":                         "services",
 		"get services ":                 "web",
 		"get services x":                "",
