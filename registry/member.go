@@ -89,12 +89,7 @@ func (m *member) addr(f Family) netip.Addr {
 	case m.endpoint != nil:
 		addrs = m.endpoint.Addresses
 	case m.instance != nil:
-		for _, a := range m.instance.Addresses {
-			if usable(a, f) && reachable(a.Unmap()) {
-				return a.Unmap()
-			}
-		}
-		return netip.Addr{}
+		addrs = m.instance.Dialable()
 	case m.slice.Family == f:
 		addrs = m.entry.Addresses[:min(1, len(m.entry.Addresses))]
 	}
@@ -106,10 +101,23 @@ func (m *member) addr(f Family) netip.Addr {
 	return netip.Addr{}
 }
 
-// reachable says whether an address means the same host to everybody. Who registers itself may know no better than
-// "localhost".
-func reachable(a netip.Addr) bool {
-	return !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast()
+// Dialable returns those of an instance's addresses that mean the same host to everybody: no loopback, link-local,
+// multicast or unspecified ones. An instance without any is registered, but nobody's backend, and nobody checks it.
+func (i *Instance) Dialable() []netip.Addr {
+	every := func(a netip.Addr) bool {
+		a = a.Unmap()
+		return a.IsValid() && a.Zone() == "" && !a.IsUnspecified() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast()
+	}
+	if !slices.ContainsFunc(i.Addresses, func(a netip.Addr) bool { return !every(a) || a.Is4In6() }) {
+		return i.Addresses
+	}
+	var list []netip.Addr
+	for _, a := range i.Addresses {
+		if every(a) {
+			list = append(list, a.Unmap())
+		}
+	}
+	return list
 }
 
 // usable says whether an address of one family can be dialled; stored data may hold others.

@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-net/sluice/registry/access"
 	apiserver "github.com/sluice-net/sluice/registry/api/server"
 	"github.com/sluice-net/sluice/registry/etcd"
+	"github.com/sluice-net/sluice/registry/health"
 )
 
 // agent is everything that one node's sluiced runs, in the order in which it starts.
@@ -38,6 +39,7 @@ type agent struct {
 	view    *apiserver.View // what the API's lists are answered from
 	cni     *cniserver.Server
 	settled atomic.Bool // the wires are as recorded
+	checker *health.Checker
 
 	owners owners        // whose this node's addresses are
 	guard  *access.Guard // who may write over the network
@@ -77,6 +79,7 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 		a.store.KeepNodeLease(ctx, registry.NodeLease{Node: a.node.Name, Version: version, Since: time.Now().UTC()})
 		return nil
 	})
+	group.Go(func() error { return a.checkHealth(ctx) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
 	group.Go(func() error {
 		a.watch.run(ctx)
@@ -131,6 +134,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 		return err
 	}
 	a.hub = registry.NewHub(a.store, registry.HubOptions{})
+	a.checker = a.newChecker()
 	a.record.put = a.store.PutNode
 	a.cni, err = cniserver.New(cniserver.Options{
 		Node:      c.Node.Name,

@@ -57,6 +57,7 @@ type Config struct {
 		Sample int // report the verdict on one of so many new flows; 0: on none
 	}
 	Access  accessConfig
+	Health  healthConfig
 	Metrics struct {
 		Listen string // loopback ADDRESS:PORT of the Prometheus endpoint; empty: none
 	}
@@ -203,6 +204,7 @@ func (c *Config) schema(d *document) decoder {
 			"sample": d.integer(&c.Events.Sample),
 		}),
 		"access": c.Access.schema(d),
+		"health": c.Health.schema(d),
 		"metrics": d.object(keys{
 			"listen": d.text(&c.Metrics.Listen),
 		}),

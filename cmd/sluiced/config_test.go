@@ -65,6 +65,7 @@ datapath:   {socketTranslation: false, mapScale: 2, attach: tcx}
 policy:     {audit: true}
 events:     {rate: 50, sample: 7}
 access:     {tokens: /t/}
+health:     {exec: true}
 metrics:    {listen: "[::1]:1"}
 `))
 	if err != nil {
@@ -90,6 +91,7 @@ metrics:    {listen: "[::1]:1"}
 	want.Policy.Audit = true
 	want.Events.Rate, want.Events.Sample = 50, 7
 	want.Access.Tokens = "/t"
+	want.Health.Exec = true
 	want.Metrics.Listen = "[::1]:1"
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)

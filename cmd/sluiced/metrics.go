@@ -40,7 +40,7 @@ func (a *agent) metrics() *prometheus.Registry {
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, a.store.Collector(), a.loader.Collector(), a.cni,
+		build, a.store.Collector(), a.loader.Collector(), a.cni, a.checker,
 	)
 	return r
 }
