@@ -14,7 +14,7 @@ func (s *packetSource) mutate(b []byte) []byte {
 	at, n := s.addressAt()
 	l4 := min(max(p.l4, header), len(b))
 	rest := len(b) - l4
-	switch s.random.IntN(16) {
+	switch s.random.IntN(17) {
 	case 0, 1:
 		b[14+s.random.IntN(min(len(b)-14, 120))] ^= 1 << s.random.IntN(8)
 	case 2:
@@ -50,6 +50,10 @@ func (s *packetSource) mutate(b []byte) []byte {
 		}
 	case 15:
 		return s.insert(b, header)
+	case 16:
+		if s.random.IntN(4) == 0 {
+			binary.BigEndian.PutUint16(b[12:], pick(s.random, []uint16{etherVLAN, etherProvider, 0x88cc}))
+		}
 	}
 	return b
 }
@@ -129,7 +133,7 @@ func (s *packetSource) insert(b []byte, header int) []byte {
 // reseal makes every checksum right that can be.
 func (s *packetSource) reseal(b []byte) {
 	p := parseModel(b, s.v6, false)
-	if p.kind == kindOther || p.kind == kindMalformed || p.kind == kindExtensions {
+	if p.kind < kindTransport || p.kind == kindMalformed || p.kind == kindExtensions {
 		return
 	}
 	if !s.v6 {

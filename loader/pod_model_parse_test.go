@@ -2,10 +2,17 @@ package loader
 
 import "encoding/binary"
 
+const (
+	etherVLAN     = 0x8100
+	etherProvider = 0x88a8
+)
+
 // What a frame is to the model.
 const (
-	kindOther     = iota // no IP
-	kindTransport        // TCP, UDP, SCTP
+	kindOther = iota // none of these, nor of the model's family
+	kindARP
+	kindVLAN
+	kindTransport // TCP, UDP, SCTP
 	kindICMP
 	kindIP // another protocol
 	kindLater
@@ -89,6 +96,10 @@ func parseModel(b []byte, v6, strict bool) modelPacket {
 		p.kind = p.parseIPv4(14, strict)
 	case typ == etherIPv6 && v6:
 		p.kind = p.parseIPv6(14, strict)
+	case typ == etherARP:
+		p.kind = kindARP
+	case typ == etherVLAN, typ == etherProvider:
+		p.kind = kindVLAN
 	default:
 		return p
 	}

@@ -5,12 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -20,67 +17,93 @@ import (
 type modelRig struct {
 	*rig
 	model    *podModel
-	runs     map[bool]*testRun // by whether it is to_pod
+	runs     map[modelProgram]*testRun
 	gen      *packetSource
+	entries  []*worldEntry
 	flowKeys []sockFlowKey
 	flowVals []sockFlow
 	fragKeys []sockFragKey
 	fragVals []sockFrag
+	stats    map[uint32]serviceStats // before this episode
 	began    time.Time
+	beganAt  uint64         // the kernel's clock
+	past     int64          // seconds that may pass in an episode
 	blurred  bool           // of this episode, packets whose counters the model does not know
 	seen     map[string]int // packets by what became of them
+	changes  int
+	total    counters // of all episodes
 }
 
-// An episode begins with empty maps. It must end before the programs look at a flow's age (a second):
-// the model knows no time.
+// modelProgram is what runs: a program, or one that puts tags in front for it.
+type modelProgram struct {
+	ingress bool
+	tags    int
+}
+
+// An episode begins with empty maps. Seconds pass when it says so, and less than one besides: no lifetime
+// ends near a whole second.
 const (
 	episodePackets = 1500
 	episodeTime    = 900 * time.Millisecond
+	packetsAChange = 40
+	modelSeconds   = 24
 )
 
-func newModelRig(t testing.TB, f family, seed uint64) *modelRig {
-	r := newRig(t, f, rigOptions{flows: func(m *ebpf.MapSpec) { m.MaxEntries = 8192 }, edit: func(s *ebpf.CollectionSpec) {
-		s.Maps["frags"].MaxEntries = 8192
-	}})
-	r.reset()
-	for _, proto := range protocols() {
-		r.backend(7, "B:80", proto, 6)
-		r.backend(8, "C:7000", proto, 6)
-		r.backend(9, "C:7001", proto, 6)
-		r.service("W:82", proto, 6, 7, 8, 9)
+func modelLifetimes() Lifetimes {
+	const most = 950 * time.Millisecond
+	return Lifetimes{
+		TCPOpening: 2*time.Second + most, TCPEstablished: 7*time.Second + most,
+		TCPClosing: 4*time.Second + most, TCPTimeWait: 3*time.Second + most,
+		UDPUnanswered: 2*time.Second + most, UDPAnswered: 5*time.Second + most,
+		SCTPOpening: 3*time.Second + most, SCTPEstablished: 6*time.Second + most, SCTPClosing: 2*time.Second + most,
+		Other: 4*time.Second + most,
 	}
-	m := &modelRig{rig: r, seen: map[string]int{}, runs: map[bool]*testRun{
-		false: newTestRun(r.coll.Programs["from_pod"]), true: newTestRun(r.coll.Programs["to_pod"]),
-	}}
+}
+
+func newModelRig(t testing.TB, f family) *modelRig {
+	r := newRig(t, f, rigOptions{lifetimes: modelLifetimes(), flows: func(m *ebpf.MapSpec) { m.MaxEntries = 8192 },
+		edit: func(s *ebpf.CollectionSpec) {
+			s.Maps["frags"].MaxEntries, s.Maps["slots"].MaxEntries = 8192, worldSlots
+		}})
+	r.reset()
+	for id := range uint32(worldBackends) {
+		r.put("backends", id, backend{})
+	}
+	m := &modelRig{rig: r, seen: map[string]int{}, runs: map[modelProgram]*testRun{}, past: modelSeconds}
+	// What is in the past of the flows must be in the machine's.
+	if up := int64(monotonic() / 1e9); up < modelSeconds+6 {
+		m.past = max(up-6, 0)
+	}
+	for tags, tci := range modelTags() {
+		for _, ingress := range []bool{false, true} {
+			hook := "A>"
+			if ingress {
+				hook = ">A"
+			}
+			program, _ := r.hook(hook)
+			if tags > 0 {
+				program = r.tagging(program, tci)
+			}
+			m.runs[modelProgram{ingress, tags}] = newTestRun(program)
+		}
+	}
 	m.flowKeys, m.flowVals = make([]sockFlowKey, 8192), make([]sockFlow, 8192)
 	m.fragKeys, m.fragVals = make([]sockFragKey, 8192), make([]sockFrag, 8192)
 	m.model = m.newModel()
-	m.gen = newPacketSource(r, rand.New(rand.NewPCG(seed, seed)))
-	m.begin()
+	m.gen = newPacketSource(r)
+	m.begin(0)
 	return m
 }
 
-// newModel makes a model of what reset has written.
+// newModel makes a model of what does not change.
 func (m *modelRig) newModel() *podModel {
 	at := func(name string) modelAddr { return toAddress(m.f.addr(name)).Bytes }
-	w := &podModel{v6: m.f.v6, pods: map[modelAddr]modelPod{}, vips: map[modelAddr]bool{at("V"): true, at("W"): true},
-		services: map[modelPort]modelService{}, hairpin: at("H"), chosen: m.chosen,
-		gateways: []modelAddr{at("G"), at("H")}}
-	for i, name := range []string{"A", "B", "C"} {
-		w.pods[at(name)] = modelPod{ifindex: m.ifindex[name], id: uint32(i + 1), mac: mac(name)}
+	lifetimes, err := modelLifetimes().withDefaults()
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	end := func(s string) modelEnd { name, port := parseEndpoint(s); return modelEnd{at(name), port} }
-	for _, proto := range protocols() {
-		for i, s := range [][]string{{"V:80", "B:7000"}, {"W:81", "B:7000"}, {"V:90"}, {"V:100", "A:7000"},
-			{"V:110", "R:7000"}, {"W:82", "B:80", "C:7000", "C:7001"}} {
-			svc := modelService{id: number(uint32(i+1), proto)}
-			for _, b := range s[1:] {
-				svc.backends = append(svc.backends, end(b))
-			}
-			w.services[modelPort{end(s[0]), proto}] = svc
-		}
-	}
-	return w
+	return &podModel{v6: m.f.v6, vips: map[modelAddr]bool{at("V"): true, at("W"): true}, lifetimes: lifetimes,
+		hairpin: at("H"), gateways: []modelAddr{at("G"), at("H")}}
 }
 
 func flowKeyOf(t modelTuple) sockFlowKey {
@@ -89,26 +112,33 @@ func flowKeyOf(t modelTuple) sockFlowKey {
 	return k
 }
 
-// chosen reads what the programs entered for a flow.
-func (m *modelRig) chosen(t modelTuple) (modelEntry, bool) {
-	var f sockFlow
-	if err := m.coll.Maps["flows"].Lookup(flowKeyOf(t), &f); err != nil {
-		return modelEntry{}, false
+// begin starts an episode: what happens in it follows from the seed alone.
+func (m *modelRig) begin(seed uint64) {
+	m.t.Helper()
+	m.forget()
+	m.restore()
+	m.gen.begin(seed)
+	w := m.model
+	w.now, w.flows, w.frags = modelSecond, map[modelTuple]*modelEntry{}, map[modelFragment]modelTuple{}
+	w.asked, w.buckets, w.affinity = map[modelTuple]modelTuple{}, map[uint32][]uint32{}, map[modelClient]*modelAffinity{}
+	w.count, m.before, m.blurred, w.crowded = counters{}, m.rig.counters(), false, false
+	m.stats = map[uint32]serviceStats{}
+	for id := range w.stats {
+		m.stats[id] = m.rig.stats(id)
 	}
-	return modelEntry{dst: f.Daddr.Bytes, sport: f.Sport, dport: f.Dport}, true
+	m.began, m.beganAt = time.Now(), monotonic()
 }
 
-// begin starts an episode.
-func (m *modelRig) begin() {
-	m.model.flows, m.model.frags = map[modelTuple]*modelEntry{}, map[modelFragment]modelTuple{}
-	m.model.count, m.before, m.blurred = counters{}, m.rig.counters(), false
-	m.began = time.Now()
-}
+// late says whether the model knows no more how old things are, or what is in asked.
+func (m *modelRig) late() bool { return time.Since(m.began) > episodeTime || m.model.crowded }
 
 // packet gives one to both. It returns what differs.
 func (m *modelRig) packet(h modelHook, in []byte) (verdict, []byte, error) {
-	run := m.runs[h.ingress]
+	run := m.runs[modelProgram{h.ingress, h.tags}]
 	got, out, err := run.run(in, skBuff{Ifindex: h.ifindex, IngressIfindex: h.from})
+	if errors.Is(err, unix.EINVAL) && h.from != 0 {
+		m.t.Skip("the kernel does not let tests say by which interface a packet came")
+	}
 	if err != nil {
 		return got, out, err
 	}
@@ -129,23 +159,31 @@ func (m *modelRig) packet(h modelHook, in []byte) (verdict, []byte, error) {
 			err = sum
 		}
 	}
+	if err == nil && m.model.touched {
+		err = m.compareAffinity()
+	}
 	return got, out, err
 }
 
 // episode runs packets from empty maps on. It returns how many of them count: none when time has passed.
-func (m *modelRig) episode(packets int) int {
+func (m *modelRig) episode(seed uint64, packets int) int {
 	m.t.Helper()
-	m.begin()
+	m.begin(seed)
 	for i := range packets {
+		if m.gen.random.IntN(packetsAChange) == 0 {
+			m.changes++
+			if err := m.change(); err != nil {
+				m.t.Fatal(err)
+			}
+		}
 		h, in := m.gen.next()
 		kept := slices.Clone(in)
 		got, out, err := m.packet(h, in)
 		if err != nil {
-			if time.Since(m.began) > episodeTime {
-				m.forget()
+			if m.late() {
 				return 0
 			}
-			m.t.Errorf("packet %d, %+v: %v\nin:\n%sout:\n%swant:\n%s", i, h, err, hex.Dump(kept), hex.Dump(out), hex.Dump(m.model.out))
+			m.t.Errorf("SLUICE_MODEL_SEED=%d, packet %d, %+v: %v\nin:\n%sout:\n%swant:\n%s", seed, i, h, err, hex.Dump(kept), hex.Dump(out), hex.Dump(m.model.out))
 			return i
 		}
 		if got != drop {
@@ -154,11 +192,11 @@ func (m *modelRig) episode(packets int) int {
 		m.seen[m.class(h, kept, got)]++
 	}
 	err := m.compareMaps()
-	if time.Since(m.began) > episodeTime {
+	if m.late() {
 		return 0
 	}
 	if err != nil {
-		m.t.Errorf("after %d packets: %v", packets, err)
+		m.t.Errorf("SLUICE_MODEL_SEED=%d, after %d packets: %v", seed, packets, err)
 	}
 	return packets
 }
@@ -170,20 +208,28 @@ func (m *modelRig) class(h modelHook, in []byte, v verdict) string {
 	if h.ingress {
 		hook = "to_pod"
 	}
-	kind := [...]string{"other", protoName(p.tuple.proto), "icmp", "ip", "later fragment", "malformed", "extensions", "source route"}[p.kind]
+	kind := [...]string{"other", "arp", "vlan", protoName(p.tuple.proto), "icmp", "ip", "later fragment", "malformed", "extensions", "source route"}[p.kind]
 	if p.kind == kindICMP && p.isError() {
 		kind = "icmp error"
 	}
 	if p.fragment == fragmentFirst {
 		kind += " fragment"
 	}
+	if h.tags > 0 {
+		kind = "tagged"
+	}
 	return fmt.Sprintf("%s %s %s: %v", m.f.name, hook, kind, v)
 }
 
 // forget empties the maps.
 func (m *modelRig) forget() {
-	for _, name := range []string{"flows", "frags"} {
+	m.t.Helper()
+	for _, name := range []string{"flows", "frags", "affinity"} {
 		m.empty(name)
+	}
+	none := make([]byte, m.coll.Maps["asked"].ValueSize())
+	for bucket := range m.model.buckets {
+		m.put("asked", bucket, none)
 	}
 }
 
@@ -210,8 +256,26 @@ func (m *modelRig) compareMaps() error {
 	if n != len(m.model.frags) {
 		return fmt.Errorf("%d entries in frags, want %d", n, len(m.model.frags))
 	}
+	if err := m.compareAffinity(); err != nil {
+		return err
+	}
+	if n := m.rig.count("affinity"); n != len(m.model.affinity) {
+		return fmt.Errorf("%d entries in affinity, want %d", n, len(m.model.affinity))
+	}
+	for id, want := range m.model.stats {
+		before := m.stats[id]
+		got := m.rig.stats(id)
+		got.Connections -= before.Connections
+		got.Refused -= before.Refused
+		got.Packets -= before.Packets
+		got.Bytes -= before.Bytes
+		if got != *want {
+			return fmt.Errorf("stats of service %d are %+v, want %+v", id, got, *want)
+		}
+	}
 	got, want := m.rig.counters().minus(m.before), m.model.count
 	got.EventsLost = 0
+	m.total = m.total.minus(counters{}.minus(got))
 	if m.blurred { // neighbour messages
 		got.ArpReplies, got.DropArp, got.DropLinkLocal, want.DropLinkLocal = 0, 0, 0, 0
 		got.DropSpoofed, want.DropSpoofed = 0, 0
@@ -226,57 +290,21 @@ func (m *modelRig) compareFlow(k *sockFlowKey, f *sockFlow) error {
 	key := modelTuple{src: k.Saddr.Bytes, dst: k.Daddr.Bytes, sport: k.Sport, dport: k.Dport, proto: k.Proto}
 	e := m.model.flows[key]
 	if e == nil {
-		return fmt.Errorf("no flow should be there: %s", m.line(*k, *f))
-	}
-	fresh := uint32(0)
-	if f.Backend != 0 {
-		fresh = 1 // what rig.backend writes; the containers' are 0
+		return fmt.Errorf("no flow should be there: %+v: %+v", key, *f)
 	}
 	got := modelEntry{src: f.Saddr.Bytes, dst: f.Daddr.Bytes, sport: f.Sport, dport: f.Dport, in: f.InIfindex,
-		out: f.OutIfindex, inMAC: f.InMac, outMAC: f.OutMac, flags: f.Flags, service: f.Service,
-		srcEP: f.SrcEndpoint, dstEP: f.DstEndpoint, stale: f.Epoch != fresh,
-		unanswered: f.Flags&flowReply != 0 && f.Seen&1 != 0}
+		out: f.OutIfindex, inMAC: f.InMac, outMAC: f.OutMac, flags: f.Flags, service: f.Service, backend: f.Backend,
+		srcEP: f.SrcEndpoint, dstEP: f.DstEndpoint, epoch: f.Epoch, unanswered: f.Seen&1 != 0, seen: e.seen}
 	if got != *e {
-		return fmt.Errorf("flow %s\nis\n%+v, want\n%+v", m.line(*k, *f), got, *e)
+		return fmt.Errorf("flow %+v\nis\n%+v, want\n%+v", key, got, *e)
+	}
+	// A second of the model is one of the kernel's, but for what the episode took; see unanswered for one more.
+	at := m.beganAt - uint64(m.model.silent(e.seen))
+	if e.unanswered {
+		at--
+	}
+	if f.Seen+2 < at || f.Seen > at+uint64(time.Second) {
+		return fmt.Errorf("flow %+v\nwas seen at %d, want %d", key, f.Seen, at)
 	}
 	return nil
-}
-
-// testRun runs a program on one packet after another and allocates nothing.
-type testRun struct {
-	attr *testRunAttr
-	in   *[1 << 16]byte
-	out  *[1 << 16]byte
-	ctx  *skBuff
-}
-
-// testRunAttr is union bpf_attr's part for BPF_PROG_TEST_RUN.
-type testRunAttr struct {
-	prog, retval, sizeIn, sizeOut uint32
-	in, out                       uint64
-	repeat, duration              uint32
-	ctxSizeIn, ctxSizeOut         uint32
-	ctxIn, ctxOut                 uint64
-	flags, cpu, batch, _          uint32
-}
-
-func newTestRun(p *ebpf.Program) *testRun {
-	r := &testRun{attr: &testRunAttr{prog: uint32(p.FD())}, in: new([1 << 16]byte), out: new([1 << 16]byte), ctx: new(skBuff)}
-	r.attr.in, r.attr.out = uint64(uintptr(unsafe.Pointer(r.in))), uint64(uintptr(unsafe.Pointer(r.out)))
-	r.attr.ctxIn, r.attr.ctxSizeIn = uint64(uintptr(unsafe.Pointer(r.ctx))), uint32(unsafe.Sizeof(*r.ctx))
-	return r
-}
-
-// run returns the verdict and the packet afterwards, which is valid until the next run.
-func (r *testRun) run(in []byte, ctx skBuff) (verdict, []byte, error) {
-	copy(r.in[:], in)
-	*r.ctx = ctx
-	r.attr.sizeIn, r.attr.sizeOut = uint32(len(in)), uint32(len(r.out))
-	const testRunCommand = 10
-	_, _, errno := unix.Syscall(unix.SYS_BPF, testRunCommand, uintptr(unsafe.Pointer(r.attr)), unsafe.Sizeof(*r.attr))
-	runtime.KeepAlive(r)
-	if errno != 0 {
-		return 0, nil, fmt.Errorf("run on %d bytes: %w", len(in), errno)
-	}
-	return verdict(r.attr.retval), r.out[:r.attr.sizeOut], nil
 }

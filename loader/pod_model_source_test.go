@@ -20,10 +20,10 @@ type packetSource struct {
 	spare  []byte
 }
 
-var modelPorts = []uint16{1, 9, 53, 67, 68, 80, 81, 82, 90, 100, 110, 546, 547, 1234, 1235, 7000, 7001, 0, 65535}
+var modelPorts = []uint16{1, 9, 53, 67, 68, 80, 81, 82, 83, 83, 84, 84, 85, 85, 90, 100, 110, 546, 547, 1234, 1235, 7000, 7001, 7002, 0, 65535}
 
-func newPacketSource(r *rig, random *rand.Rand) *packetSource {
-	s := &packetSource{random: random, v6: r.f.v6, pods: map[modelAddr]modelPod{}, buf: make([]byte, 0, 1<<16), spare: make([]byte, 0, 1<<16)}
+func newPacketSource(r *rig) *packetSource {
+	s := &packetSource{v6: r.f.v6, pods: map[modelAddr]modelPod{}, buf: make([]byte, 0, 1<<16), spare: make([]byte, 0, 1<<16)}
 	for i, name := range []string{"A", "B", "C"} {
 		s.pods[toAddress(r.f.addr(name)).Bytes] = modelPod{ifindex: r.ifindex[name], id: uint32(i + 1), mac: mac(name)}
 		s.hooks = append(s.hooks, modelHook{ifindex: r.ifindex[name]})
@@ -40,6 +40,11 @@ func newPacketSource(r *rig, random *rand.Rand) *packetSource {
 	return s
 }
 
+// begin forgets what was, so that all that comes follows from the seed.
+func (s *packetSource) begin(seed uint64) {
+	s.random, s.places = rand.New(rand.NewPCG(seed, seed)), 0
+}
+
 // modelSeeds are seeds and forms that those are not of.
 func modelSeeds(f family) []frame {
 	var all []frame
@@ -54,6 +59,9 @@ func modelSeeds(f family) []frame {
 		all = append(all, p, p.as("B:9", "W:82"), p.as("C:1235", "W:82"), q, q.as("C:1234", "V:80"), p.as("A:1234", "W:81"),
 			p.as("A:9", "V:100").with(flagSYN), p.as("N:53", "A:1234").by("N"), p.as("R:7000", "A:1234").by("R"),
 			p.as("A:68", "B:67"), p.as("A:546", "B:547"))
+		for _, vip := range []string{"W:83", "V:84", "V:85"} {
+			all = append(all, p.as("A:1234", vip), p.as("A:9", vip).with(flagSYN), p.as("B:1234", vip), p.as("C:1235", vip))
+		}
 		for _, n := range []int{1, 2, 3, 61, 1400} {
 			r := p
 			r.data, r.noCheck = testData(n), n == 2
@@ -74,7 +82,10 @@ func modelSeeds(f family) []frame {
 	big.icmp.body = testData(1300)
 	cutPing := big
 	cutPing.cut = &cut{id: 6, to: 64}
-	return append(all, big, cutPing)
+	// Of one that is all zeros so is the answer of IPv4.
+	zeros := ping(f, "A", "V")
+	zeros.icmp.rest, zeros.icmp.body = 0, make([]byte, 8)
+	return append(all, big, cutPing, zeros, zeros)
 }
 
 func pick[T any](random *rand.Rand, all []T) T { return all[random.IntN(len(all))] }
@@ -105,7 +116,11 @@ func (s *packetSource) next() (modelHook, []byte) {
 		}
 	}
 	s.buf = b[:0]
-	return s.hookOf(b), b
+	h := s.hookOf(b)
+	if s.random.IntN(50) == 0 {
+		h.tags = 1 + s.random.IntN(len(modelTags())-1)
+	}
+	return h, b
 }
 
 // note keeps a packet that came out.
@@ -154,7 +169,7 @@ func (s *packetSource) setMACs(b []byte, src modelAddr) {
 // answer turns a packet into one that goes back.
 func (s *packetSource) answer(b []byte) []byte {
 	p := parseModel(b, s.v6, false)
-	if p.kind == kindOther || p.kind == kindMalformed {
+	if p.kind < kindTransport || p.kind == kindMalformed {
 		return b
 	}
 	at, n := s.addressAt()

@@ -1,9 +1,10 @@
 package loader
 
+import "encoding/binary"
+
 // A slow and literal model of the programs on a container's veth: what becomes of a packet, and of what is
-// remembered about its flow. Nothing in it changes while it runs: no service, no container, no policy, and
-// no time passes. What the programs choose freely among what they may (a backend, another source port) is
-// read from their entry in flows, and checked.
+// remembered about its flow and its client. Services, backends and containers change between packets, and
+// time passes in whole seconds. No policy is in it.
 
 // modelAddr is an address as the maps have it.
 type modelAddr = [16]byte
@@ -25,45 +26,44 @@ type modelPod struct {
 	mac         [6]byte
 }
 
-// modelService is where a VIP's port leads.
-type modelService struct {
-	id       uint32
-	backends []modelEnd
-}
-
-type modelEnd struct {
-	addr modelAddr
-	port uint16
-}
-
-type modelPort struct {
-	modelEnd
-	proto uint8
-}
-
 // modelHook is a program on one container's veth.
 type modelHook struct {
 	ingress bool   // to_pod
 	ifindex uint32 // the container's
 	from    uint32 // to_pod: where the packet came in; 0: made by the node
+	tags    int    // index into modelTags
 }
 
-type podModel struct {
-	v6       bool
-	pods     map[modelAddr]modelPod
-	vips     map[modelAddr]bool
-	services map[modelPort]modelService
-	gateways []modelAddr // stand for the node towards its containers
-	hairpin  modelAddr   // whom a container sees that is its own backend
-	chosen   func(modelTuple) (modelEntry, bool)
+// modelTags are the VLAN tags that a packet may have, the last one outermost.
+func modelTags() [][]uint16 { return [][]uint16{nil, {5}, {0}, {0xe000}, {7, 5}, {5, 0}} }
 
+type podModel struct {
+	v6        bool
+	gateways  []modelAddr // stand for the node towards its containers
+	hairpin   modelAddr   // whom a container sees that is its own backend
+	lifetimes Lifetimes
+
+	pods     map[modelAddr]modelPod
+	epochs   map[uint32]uint32 // by container
+	vips     map[modelAddr]bool
+	services map[modelPort]*modelService
+	backends map[uint32]*modelBackend
+
+	now      int64 // see modelSecond
 	flows    map[modelTuple]*modelEntry
 	frags    map[modelFragment]modelTuple
+	asked    map[modelTuple]modelTuple // by the key of a flow's answers, that of its requests
+	buckets  map[uint32][]uint32       // hashes of asked's keys
+	affinity map[modelClient]*modelAffinity
+	stats    map[uint32]*serviceStats
 	count    counters
+
 	hook     modelHook
 	out      []byte // the packet as it leaves
 	unjudged bool   // the model says nothing about this packet
-	broken   string // what the programs chose and may not
+	touched  bool   // an entry of affinity was written
+	crowded  bool   // asked may have forgotten a flow
+	broken   string
 }
 
 // modelFragment is what names the datagram that a fragment is of.
@@ -75,12 +75,35 @@ type modelFragment struct {
 
 // run says what becomes of a packet; what leaves is in m.out.
 func (m *podModel) run(hook modelHook, in []byte) verdict {
-	m.hook, m.unjudged, m.broken = hook, false, ""
+	m.now++
+	m.hook, m.unjudged, m.broken, m.touched = hook, false, "", false
 	m.out = append(m.out[:0], in...)
 	p := parseModel(in, m.v6, !hook.ingress)
+	if tags := modelTags()[hook.tags]; len(tags) > 0 {
+		// All but the outermost tag stand in the frame.
+		vid := tags[len(tags)-1] & 0xfff
+		if m.out = m.out[:12]; len(tags) > 1 {
+			m.out = binary.BigEndian.AppendUint32(m.out, etherVLAN<<16|uint32(tags[0]))
+		}
+		m.out = append(m.out, in[12:]...)
+		hides := len(tags) > 1 || p.kind == kindVLAN
+		switch {
+		case !hook.ingress && (hides || vid == 0):
+			return m.drop(&m.count.DropVlan)
+		case !hook.ingress, vid != 0, hides:
+			return pass
+		}
+	}
 	switch p.kind {
-	case kindOther:
+	case kindARP:
 		m.unjudged = true
+		return pass
+	case kindVLAN:
+		if hook.ingress {
+			return pass
+		}
+		return m.drop(&m.count.DropVlan)
+	case kindOther:
 		return pass
 	case kindMalformed:
 		return m.drop(&m.count.DropMalformed)
@@ -176,6 +199,9 @@ func (m *podModel) decide(p *modelPacket, stale *modelEntry) verdict {
 		return m.dropForeign(p)
 	}
 	src := m.pods[p.tuple.src]
+	if stale != nil && m.gone(p, stale) {
+		return m.refuse(p, stale)
+	}
 	fwd, how := m.begin(p, stale)
 	if how != staleKept && ports && !m.translate(p, &fwd) {
 		return m.refuse(p, stale)
@@ -197,36 +223,10 @@ func (m *podModel) decide(p *modelPacket, stale *modelEntry) verdict {
 		fwd.src = m.hairpin
 		fwd.flags |= flowNATSrc
 	}
-	m.conclude(p, stale, &fwd, how, dst)
+	if !m.conclude(p, stale, &fwd, how, dst) {
+		return drop
+	}
 	return m.follow(p, &fwd)
-}
-
-// translate gives a new flow to a VIP a backend. It returns false when there is none.
-func (m *podModel) translate(p *modelPacket, fwd *modelEntry) bool {
-	svc, ok := m.services[modelPort{modelEnd{fwd.dst, fwd.dport}, p.tuple.proto}]
-	if !ok {
-		return true
-	}
-	if len(svc.backends) == 0 {
-		return false
-	}
-	choice := svc.backends[0]
-	if len(svc.backends) > 1 {
-		// Which one is the programs' to choose.
-		if e, found := m.chosen(p.tuple); found {
-			choice = modelEnd{e.dst, e.dport}
-		}
-		legal := false
-		for _, b := range svc.backends {
-			legal = legal || b == choice
-		}
-		if !legal {
-			m.broken = "the flow goes to what is no backend of the service"
-		}
-	}
-	fwd.dst, fwd.dport, fwd.service = choice.addr, choice.port, svc.id
-	fwd.flags |= flowNATDst
-	return true
 }
 
 func (m *podModel) isDHCPAnswer(proto uint8, sport, dport uint16) bool {
@@ -264,7 +264,9 @@ func (m *podModel) toPod(p *modelPacket) verdict {
 			fwd.flags |= flowNode
 		}
 	}
-	m.conclude(p, e, &fwd, how, dst)
+	if !m.conclude(p, e, &fwd, how, dst) {
+		return drop
+	}
 	return m.passOn(p, &fwd)
 }
 
@@ -276,15 +278,25 @@ func (m *podModel) forWhom(e *modelEntry) bool {
 	return e.flags&(flowNode|flowReply) != flowNode || m.hook.from == 0
 }
 
+// apply does what the entry says, but for the delivery.
+func (m *podModel) apply(p *modelPacket, e *modelEntry) bool {
+	if e.service != 0 {
+		stats := m.stats[e.service]
+		stats.Packets++
+		stats.Bytes += uint64(len(p.b))
+	}
+	return e.flags&flowNAT == 0 || m.rewrite(p, e)
+}
+
 func (m *podModel) passOn(p *modelPacket, e *modelEntry) verdict {
-	if e.flags&flowNAT != 0 && !m.rewrite(p, e) {
+	if !m.apply(p, e) {
 		return m.drop(&m.count.DropRewrite)
 	}
 	return pass
 }
 
 func (m *podModel) follow(p *modelPacket, e *modelEntry) verdict {
-	if e.flags&flowNAT != 0 && !m.rewrite(p, e) {
+	if !m.apply(p, e) {
 		return m.drop(&m.count.DropRewrite)
 	}
 	return m.deliver(e.out, e.outMAC)

@@ -141,7 +141,7 @@ func (m *podModel) icmpError(p *modelPacket) (verdict, bool) {
 		return 0, false
 	}
 	out, to := e.out, e.outMAC
-	if e.stale {
+	if e.epoch != m.epochOf(e) {
 		out, to = m.pods[e.dst].ifindex, m.pods[e.dst].mac
 	}
 	if e.flags&flowNAT != 0 {

@@ -322,12 +322,23 @@ func TestTags(t *testing.T) {
 // runTagged gives a frame to a hook after tags were put in front, the last one outermost.
 func (r *rig) runTagged(hook string, in []byte, tci []uint16) verdict {
 	r.t.Helper()
+	program, opts := r.hook(hook)
+	opts.Data, opts.DataOut = in, make([]byte, len(in)+256)
+	got, err := r.tagging(program, tci).Run(&opts)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return verdict(got)
+}
+
+// tagging returns a program that puts tags in front, the last one outermost, and goes on with another.
+func (r *rig) tagging(program *ebpf.Program, tci []uint16) *ebpf.Program {
+	r.t.Helper()
 	next, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	defer next.Close()
-	program, opts := r.hook(hook)
+	r.t.Cleanup(func() { next.Close() })
 	if err := next.Put(uint32(0), program); err != nil {
 		r.t.Fatal(err)
 	}
@@ -342,11 +353,6 @@ func (r *rig) runTagged(hook string, in []byte, tci []uint16) verdict {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	defer prog.Close()
-	opts.Data, opts.DataOut = in, make([]byte, len(in)+256)
-	got, err := prog.Run(&opts)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return verdict(got)
+	r.t.Cleanup(func() { prog.Close() })
+	return prog
 }
