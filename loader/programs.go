@@ -32,6 +32,7 @@ const askedWays = 4
 type programs struct {
 	fromPod, toPod *ebpf.Program
 	sock           map[string]*ebpf.Program // by name; empty without socket translation
+	asked          *ebpf.Map                // a map of tc's alone, which ends with its programs
 }
 
 func (p *programs) close() {
@@ -40,6 +41,7 @@ func (p *programs) close() {
 	}
 	p.fromPod.Close()
 	p.toPod.Close()
+	p.asked.Close()
 	for _, prog := range p.sock {
 		prog.Close()
 	}
@@ -149,6 +151,7 @@ func loadPrograms(sock, pod *ebpf.CollectionSpec, set *mapSet, withSock bool) (_
 		return nil, err
 	}
 	p.fromPod, p.toPod = coll.DetachProgram(podProgFromPod), coll.DetachProgram(podProgToPod)
+	p.asked = coll.DetachMap(podMapAsked)
 	coll.Close()
 	if !withSock {
 		return p, nil

@@ -1,20 +1,13 @@
 package loader
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"reflect"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync/atomic"
-	"time"
-	"unsafe"
 
-	"github.com/cilium/ebpf"
 	"github.com/sluice-net/sluice/registry"
-	"golang.org/x/sys/unix"
 )
 
 // ServiceStats counts what went through one port of a service, all its VIPs together.
@@ -141,138 +134,4 @@ func snakeCase(name string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
-}
-
-// MapInfo is the fill of one map.
-type MapInfo struct {
-	Name    string
-	Entries uint64 // in use; those at rest included. Of a cache: up to a minute old.
-	Limit   uint64
-	Bytes   uint64 // memory that the kernel holds for it
-}
-
-// cacheAge is how old the count of a cache's entries may be: counting takes a walk over all of them.
-const cacheAge = time.Minute
-
-// cacheFill remembers a count.
-type cacheFill struct {
-	entries uint64
-	counted time.Time
-}
-
-// Maps returns the fill of every map that can be full, by name.
-func (l *Loader) Maps() ([]MapInfo, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil, errClosed
-	}
-	var list []MapInfo
-	for _, name := range l.maps.names() {
-		m := l.maps.get(name)
-		info, err := m.Info()
-		if err != nil {
-			return nil, fmt.Errorf("read map %s: %w", name, err)
-		}
-		bytes, _ := info.Memlock()
-		entries, err := l.entries(name, m)
-		if err != nil {
-			return nil, fmt.Errorf("count entries of map %s: %w", name, err)
-		}
-		list = append(list, MapInfo{
-			Name: name, Entries: entries, Limit: uint64(m.MaxEntries()), Bytes: bytes,
-		})
-	}
-	return list, nil
-}
-
-// entries returns how many entries of a map are in use.
-func (l *Loader) entries(name string, m *ebpf.Map) (uint64, error) {
-	switch name {
-	case sockMapServices:
-		return uint64(len(l.syncer.held) + len(l.syncer.vips)), nil
-	case sockMapServiceStats:
-		return uint64(l.syncer.serviceIDs.count), nil
-	case sockMapSlots:
-		return uint64(l.syncer.runs.used), nil
-	case sockMapBackends:
-		return uint64(l.syncer.backendIDs.count), nil
-	case sockMapEndpoints:
-		l.wireMu.Lock()
-		defer l.wireMu.Unlock()
-		return uint64(len(l.endpoints.owner)), nil
-	case sockMapEpochs:
-		l.wireMu.Lock()
-		defer l.wireMu.Unlock()
-		return uint64(l.endpoints.ids.count), nil
-	case sockMapCounters, sockMapSettings, sockMapEventLimits:
-		return 1, nil
-	case sockMapEvents:
-		return ringFill(m)
-	case sockMapNamespaces:
-		l.wireMu.Lock()
-		defer l.wireMu.Unlock()
-		return uint64(len(l.namespaces.users)), nil
-	}
-	if n, known := l.isolationEntries(name); known {
-		return n, nil
-	}
-	if !isCache(m.Type()) {
-		return 0, errors.New("a map that nobody counts")
-	}
-	now := l.o.now()
-	if fill, known := l.fills[name]; known && now.Sub(fill.counted) < cacheAge {
-		return fill.entries, nil
-	}
-	var n uint64
-	if err := eachEntry(m, func(_, _ []byte) error { n++; return nil }); err != nil {
-		return 0, err
-	}
-	l.fills[name] = cacheFill{n, now}
-	return n, nil
-}
-
-// isolationEntries returns how many entries of a map of isolation's are in use; those at rest included.
-func (l *Loader) isolationEntries(name string) (n uint64, known bool) {
-	l.wireMu.Lock()
-	defer l.wireMu.Unlock()
-	s := l.isolation
-	switch name {
-	case sockMapNumbers:
-		n = uint64(len(s.identities.byDigest) + len(s.networks.byDigest) + len(s.rulesets.policies.byDigest))
-	case sockMapSubjects:
-		n = uint64(s.identities.ids.count)
-	case sockMapPolicyStats:
-		n = uint64(s.rulesets.policies.ids.count)
-	case sockMapPolicy:
-		n = uint64(s.entries)
-	case sockMapPrefixes:
-		n = uint64(len(s.prefixes))
-	case sockMapRulesets:
-		n = uint64(s.rulesets.ids.count)
-	case sockMapPortNodes:
-		n = uint64(s.rulesets.nodes.ids.count)
-	case sockMapOutcomes:
-		n = uint64(s.rulesets.outcomes.ids.count)
-	default:
-		return 0, false
-	}
-	return n, true
-}
-
-// ringFill returns how many bytes of a ring buffer wait to be read: what was written less what was read,
-// which the kernel tells in the first two pages.
-func ringFill(m *ebpf.Map) (uint64, error) {
-	var position [2]uint64
-	for i := range position {
-		page, err := unix.Mmap(m.FD(), int64(i*os.Getpagesize()), os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil {
-			return 0, err
-		}
-		position[i] = atomic.LoadUint64((*uint64)(unsafe.Pointer(&page[0])))
-		if err := unix.Munmap(page); err != nil {
-			return 0, err
-		}
-	}
-	return position[1] - position[0], nil
 }
