@@ -32,28 +32,42 @@ func (d *differences) add(object, format string, args ...any) {
 // Check compares what is in the kernel with what should be there: services with their slots and
 // backends, endpoints, attachments and pins, and that nothing is held that nobody owns. It sees no
 // change half-way. It fails before the first sync of a snapshot: what should be is not known yet.
+//
+// Services are looked at a few at a time, so that Sync does not wait for all of them. What comes or goes
+// meanwhile is as right as the rest, but may have been looked at or not.
 func (l *Loader) Check() ([]Difference, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.wireMu.Lock()
-	defer l.wireMu.Unlock()
-	if l.closed {
-		return nil, errClosed
-	}
-	if !l.syncer.synced {
-		return nil, errors.New("check: the registry has delivered no snapshot yet")
-	}
 	var d differences
 	for _, check := range []func(*differences) error{
-		l.checkServices, l.checkBackends, l.checkEndpoints, l.checkNamespaces, l.checkIsolation,
-		l.checkInterfaces, l.checkCgroup, l.checkPins,
+		l.checkServices, l.checkStrays, l.checkBackends, l.checkRest,
 	} {
-		if err := check(&d); err != nil {
+		err := check(&d)
+		if errors.Is(err, errClosed) {
+			return nil, err
+		}
+		if err != nil {
 			return nil, fmt.Errorf("check: %w", err)
 		}
 	}
 	slices.SortStableFunc(d, func(a, b Difference) int { return strings.Compare(a.Object, b.Object) })
 	return d, nil
+}
+
+// checkRest looks at what there is little of, and at the sums.
+func (l *Loader) checkRest(d *differences) error {
+	return l.locked(func() error {
+		l.wireMu.Lock()
+		defer l.wireMu.Unlock()
+		l.checkLeaks(d)
+		for _, check := range []func(*differences) error{
+			l.checkEndpoints, l.checkNamespaces, l.checkIsolation,
+			l.checkInterfaces, l.checkCgroup, l.checkPins,
+		} {
+			if err := check(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // checkEndpoints compares map endpoints with what is attached.

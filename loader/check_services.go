@@ -1,60 +1,154 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 
+	"github.com/cilium/ebpf"
 	"github.com/sluice-net/sluice/registry"
 )
 
-// checkServices compares map services, and what its entries lead to, with the desired state.
+// How much is looked at with one hold of the lock: slots, and entries of a map that mostly are as they
+// should be. Either takes a fraction of a millisecond.
+const (
+	checkSlots   = 2048
+	checkEntries = 256
+)
+
+// checkServices looks for each frontend that is desired into the maps: its entry, its address's mark, what its
+// slots lead to.
 func (l *Loader) checkServices(d *differences) error {
-	s := l.syncer
-	marked, vips := map[netip.Addr]bool{}, map[netip.Addr]bool{}
-	seen := map[registry.Frontend]bool{}
-	err := eachOf(l.maps.get(sockMapServices), func(k serviceKey, v service) error {
-		if isMarker(k) {
-			marked[fromAddress(k.Addr)] = true
-			if v != (service{}) {
-				d.add(describeKey(k), "its mark in map services is not empty")
-			}
-			return nil
+	var frontends []registry.Frontend
+	err := l.locked(func() error {
+		if !l.syncer.synced {
+			return errors.New("the registry has delivered no snapshot yet")
 		}
-		f := fromKey(k)
-		seen[f] = true
-		if want, wanted := s.desired[f]; !wanted {
-			d.add(describe(f), "is in map services, but not in the registry")
-		} else {
-			l.checkService(d, want, v)
-		}
+		frontends = slices.AppendSeq(make([]registry.Frontend, 0, len(l.syncer.desired)), maps.Keys(l.syncer.desired))
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("read map services: %w", err)
+	unmarked := map[netip.Addr]bool{}
+	for err == nil && len(frontends) > 0 {
+		err = l.locked(func() error {
+			for slots := 0; slots < checkSlots && len(frontends) > 0; frontends = frontends[1:] {
+				n, err := l.checkFrontend(d, frontends[0], unmarked)
+				if err != nil {
+					return err
+				}
+				slots += n
+			}
+			return nil
+		})
+		runtime.Gosched() // let go of the lock to whoever waits
 	}
-	for f, want := range s.desired {
-		if !want.Shared {
-			vips[f.Addr] = true
-		}
-		if seen[f] {
-			continue
-		}
+	for vip := range unmarked {
+		d.add("VIP "+vip.String(), "is not marked as a VIP in map services")
+	}
+	return err
+}
+
+// checkFrontend looks at one, unless it is gone by now. It returns how much work that was, in slots.
+func (l *Loader) checkFrontend(d *differences, f registry.Frontend, unmarked map[netip.Addr]bool) (slots int, err error) {
+	const fixed = 32 // slots that can be read in the time of the look-ups
+	s := l.syncer
+	want, wanted := s.desired[f]
+	if !wanted {
+		return 1, nil
+	}
+	v, there, err := l.lookupService(toKey(f))
+	if err != nil {
+		return 0, err
+	}
+	if there {
+		l.checkService(d, want, v)
+	} else {
 		why := ""
 		if err := s.dirty[f]; err != nil {
 			why = ": " + err.Error()
 		}
 		d.add(describe(f), "port of service %s is not in map services%s", want.Service, why)
 	}
-	for vip := range vips {
-		if !marked[vip] {
-			d.add("VIP "+vip.String(), "is not marked as a VIP in map services")
+	if !want.Shared {
+		if _, marked, err := l.lookupService(markerKey(f.Addr)); err != nil {
+			return 0, err
+		} else if !marked {
+			unmarked[f.Addr] = true
 		}
 	}
-	for vip := range marked {
-		if !vips[vip] {
-			d.add("VIP "+vip.String(), "is marked in map services, but no service has it for itself")
+	return fixed + int(v.Count), nil
+}
+
+// lookupService reads one entry.
+func (l *Loader) lookupService(key serviceKey) (v service, there bool, err error) {
+	err = l.maps.get(sockMapServices).Lookup(&key, &v)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return v, false, nil
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("read %s from map services: %w", describeKey(key), err)
+	}
+	return v, true, nil
+}
+
+// checkStrays looks for entries of map services that nobody wants.
+func (l *Loader) checkStrays(d *differences) error {
+	var services *ebpf.Map
+	err := l.locked(func() (err error) {
+		services, err = l.maps.get(sockMapServices).Clone() // the loader may be closed meanwhile
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer services.Close()
+	var keys []serviceKey
+	err = eachOf(services, func(k serviceKey, _ service) error {
+		keys = append(keys, k)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read map services: %w", err)
+	}
+	for chunk := range slices.Chunk(keys, checkEntries) {
+		err := l.locked(func() error {
+			for _, k := range chunk {
+				if err := l.checkStray(d, k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
+		runtime.Gosched()
+	}
+	return nil
+}
+
+// checkStray looks at an entry that was there a moment ago.
+func (l *Loader) checkStray(d *differences, k serviceKey) error {
+	s, addr := l.syncer, fromAddress(k.Addr)
+	_, wanted := s.desired[fromKey(k)]
+	if isMarker(k) {
+		wanted = s.vips[addr] != nil && s.vips[addr].frontends > 0
+	}
+	if wanted && !isMarker(k) {
+		return nil
+	}
+	v, there, err := l.lookupService(k)
+	switch {
+	case err != nil || !there:
+		return err
+	case !isMarker(k):
+		d.add(describeKey(k), "is in map services, but not in the registry")
+	case !wanted:
+		d.add("VIP "+addr.String(), "is marked in map services, but no service has it for itself")
+	case v != (service{}):
+		d.add(describeKey(k), "its mark in map services is not empty")
 	}
 	return nil
 }
@@ -196,34 +290,67 @@ func algorithmName(a uint8) string {
 	return fmt.Sprintf("%d, which is none,", a)
 }
 
-// checkBackends looks for backends, slots and ids that nobody owns.
+// checkBackends looks for backends that nobody has.
 func (l *Loader) checkBackends(d *differences) error {
-	s := l.syncer
-	owned := map[uint32]bool{}
-	var slots uint32
+	var owned map[uint32]bool // made when an entry does not lead to its owner
+	for first := uint32(1); first < l.o.Sizes.Backends; first += checkEntries {
+		err := l.locked(func() error {
+			for id := first; id < min(first+checkEntries, l.backends.entries); id++ {
+				b := l.backends.backend(id)
+				if b.State == backendFree || l.syncer.has(id, b) {
+					continue
+				}
+				if owned == nil {
+					owned = l.syncer.owned()
+				}
+				if owned[id] {
+					continue // spoiled, as its service's check tells
+				}
+				d.add(fmt.Sprintf("backend %d (%s)", id, netip.AddrPortFrom(fromAddress(b.Addr), b.Port)),
+					"is %s, but no service leads to it", stateName(b.State))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		runtime.Gosched()
+	}
+	return nil
+}
+
+// has says whether the backend with this id belongs to the frontend that its entry b names.
+func (s *syncer) has(id uint32, b backend) bool {
+	h := s.held[s.byID[b.Service]]
+	if h == nil {
+		return false
+	}
+	m := member{addr: netip.AddrPortFrom(fromAddress(b.Addr), b.Port)}
+	i, found := slices.BinarySearchFunc(h.members, m, compareMembers)
+	return found && h.members[i].id == id
+}
+
+// owned returns the ids of all backends that frontends have.
+func (s *syncer) owned() map[uint32]bool {
+	ids := make(map[uint32]bool, s.use.backends)
 	for _, h := range s.held {
 		for _, m := range h.members {
-			owned[m.id] = true
-		}
-		if h.run.count > 0 {
-			slots += 1 << orderOf(h.run.count)
+			ids[m.id] = true
 		}
 	}
-	for id := uint32(1); id < l.backends.entries; id++ {
-		if _, _, state, _ := splitBackendWord(*l.backends.backendWord(id)); state != backendFree && !owned[id] {
-			b := l.backends.backend(id)
-			d.add(fmt.Sprintf("backend %d (%s)", id, netip.AddrPortFrom(fromAddress(b.Addr), b.Port)),
-				"is %s, but no service leads to it", stateName(state))
-		}
-	}
+	return ids
+}
+
+// checkLeaks compares what is taken with what is in use.
+func (l *Loader) checkLeaks(d *differences) {
+	s := l.syncer
 	leak := func(what string, have, want uint32) {
 		if have != want {
 			d.add("map "+what, "%d entries are taken, but %d are in use", have, want)
 		}
 	}
-	leak("slots", s.runs.used-s.runs.idle, slots)
-	leak("backends", s.backendIDs.live(), uint32(len(owned)+len(s.unfreed)))
+	leak("slots", s.runs.used-s.runs.idle, s.use.slots)
+	leak("backends", s.backendIDs.live(), s.use.backends+uint32(len(s.unfreed)))
 	leak("service_stats", s.serviceIDs.live(), uint32(len(s.held)))
 	leak("epochs", l.endpoints.ids.live(), uint32(len(l.endpoints.byName)))
-	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluice-net/sluice/registry"
 )
@@ -178,5 +179,62 @@ func TestCheckFindsOfServices(t *testing.T) {
 		}
 		test.undo()
 		mustBeClean(t, l)
+	}
+}
+
+// TestCheckBesideSync: services come and go while others are checked, some of them broken. Nothing is told but
+// what is wrong, and what is wrong is told.
+func TestCheckBesideSync(t *testing.T) {
+	n := newNode(t)
+	o := n.options()
+	o.Sizes = Sizes{Services: 4096, Slots: 65536, Backends: 32768}
+	o.grace = time.Millisecond
+	l := n.open(o)
+	var u registry.Update
+	for i := range 1000 {
+		u.Set = append(u.Set, resolved(fmt.Sprintf("10.96.%d.%d", i/100, i%100), 80, 4))
+	}
+	u.Snapshot = true
+	mustSync(t, l, u)
+	broken := toKey(u.Set[500].Frontend)
+	if err := l.maps.get(sockMapServices).Delete(&broken); err != nil {
+		t.Fatal(err)
+	}
+	done, ended := make(chan bool), make(chan error, 1)
+	syncs := 0
+	go func() {
+		var err error
+		for i := 0; err == nil; i++ {
+			select {
+			case <-done:
+				ended <- nil
+				return
+			default:
+			}
+			r := resolved(fmt.Sprintf("10.97.%d.%d", i%7, i%100), 80, 1+i%5)
+			more := registry.Update{Set: []registry.Resolved{r}}
+			if i%3 == 0 {
+				more = registry.Update{Delete: []registry.Frontend{r.Frontend}}
+			}
+			err = l.Sync(more)
+			syncs++
+		}
+		ended <- err
+	}()
+	for range 20 {
+		diffs, err := l.Check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(diffs) != 1 || !strings.Contains(diffs[0].String(), "10.96.5.0:80/TCP: port of service") {
+			t.Fatalf("%d differences: %v", len(diffs), diffs[:min(len(diffs), 5)])
+		}
+	}
+	close(done)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if syncs < 20*10 { // a check takes the lock some thirty times for services alone
+		t.Errorf("%d syncs found room beside 20 checks", syncs)
 	}
 }

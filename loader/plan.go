@@ -227,15 +227,38 @@ func (h *held) toBackend(f registry.Frontend, m member) backend {
 
 // draining counts the backends that drain.
 func (h *held) draining() (n int) {
-	if h == nil {
-		return 0
-	}
 	for _, m := range h.members {
 		if m.weight == 0 {
 			n++
 		}
 	}
 	return n
+}
+
+// use is what frontends take.
+type use struct {
+	slots, backends uint32
+	draining        int // of the backends
+}
+
+// use returns what the frontend takes; none takes nothing.
+func (h *held) use() (u use) {
+	if h == nil {
+		return u
+	}
+	u = use{backends: uint32(len(h.members)), draining: h.draining()}
+	if h.run.count > 0 {
+		u.slots = 1 << orderOf(h.run.count)
+	}
+	return u
+}
+
+// change makes of what all frontends take what they do after one has changed.
+func (u *use) change(old, next *held) {
+	was, is := old.use(), next.use()
+	u.slots += is.slots - was.slots
+	u.backends += is.backends - was.backends
+	u.draining += is.draining - was.draining
 }
 
 // active counts the others.

@@ -141,7 +141,7 @@ func (s *syncer) publish(changes []*change) []*change {
 	})
 }
 
-// count keeps the numbers of the frontends for which addresses are marked, and of backends that drain.
+// count keeps the numbers of the frontends for which addresses are marked, and of what all take.
 func (s *syncer) count(c *change) {
 	addr := c.frontend.Addr
 	was, is := c.old != nil && !c.old.shared, c.next != nil && !c.next.shared
@@ -152,7 +152,7 @@ func (s *syncer) count(c *change) {
 	if is && !was {
 		s.vips[addr].frontends++
 	}
-	s.draining += c.next.draining() - c.old.draining()
+	s.use.change(c.old, c.next)
 }
 
 // putServices writes entries, all of them even if some fail, and tells the result of each.

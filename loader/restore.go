@@ -51,6 +51,9 @@ func (s *syncer) restore(entries map[serviceKey]service, slots, backends *memory
 		}
 	}
 	s.restoreIdle(backends)
+	for _, h := range s.held {
+		s.use.change(nil, h)
+	}
 	return wrong
 }
 
@@ -135,7 +138,6 @@ func (s *syncer) restoreIdle(backends *memory) {
 			place, twice := slices.BinarySearchFunc(h.members, m, compareMembers)
 			if !twice && s.backendIDs.restore(id) == nil {
 				h.members = slices.Insert(h.members, place, m)
-				s.draining++
 				continue
 			}
 		}

@@ -154,7 +154,7 @@ func (l *Loader) pending() int {
 func (l *Loader) Draining() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.syncer.draining
+	return l.syncer.use.draining
 }
 
 // progress is how far the maps have come.

@@ -39,7 +39,7 @@ type syncer struct {
 	unsettled map[netip.Addr]error        // VIPs whose mark may be wrong; the error of the last try
 	unfreed   []uint32                    // backends that no run leads to, but could not be made free
 	unmet     map[registry.Frontend]error // served, but not by the algorithm, or so large a table, as it should be
-	draining  int                         // backends that drain
+	use       use                         // of all that are held
 	// left is called with each backend that a frontend had, when its entry is free.
 	left   func(f registry.Frontend, service uint32, m member)
 	synced bool // a snapshot has arrived: desired is everything there is

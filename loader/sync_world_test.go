@@ -164,9 +164,12 @@ func (w *world) mustOwnAll() {
 		states[w.backends.backend(id).State]++
 	}
 	if states[backendActive] != active || states[backendDraining] != draining ||
-		w.s.backendIDs.live() != active+draining || w.s.draining != int(draining) {
+		w.s.backendIDs.live() != active+draining || w.s.use.draining != int(draining) {
 		w.t.Fatalf("%d backends active, %d draining (%d are known of), %d ids taken; want %d and %d",
-			states[backendActive], states[backendDraining], w.s.draining, w.s.backendIDs.live(), active, draining)
+			states[backendActive], states[backendDraining], w.s.use.draining, w.s.backendIDs.live(), active, draining)
+	}
+	if want := (use{slots, active + draining, int(draining)}); w.s.use != want {
+		w.t.Fatalf("what is in use is counted as %+v, want %+v", w.s.use, want)
 	}
 	if got := w.s.runs.used - w.s.runs.idle; got != slots {
 		w.t.Fatalf("%d slots taken, want %d", got, slots)
