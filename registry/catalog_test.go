@@ -128,14 +128,9 @@ func checkReaders(t *testing.T, c *Catalog, m model, held map[Frontend]Resolved)
 	if got, want := len(c.Nodes()), len(m.nodes); got != want {
 		t.Fatalf("%d nodes, want %d", got, want)
 	}
-	counts := Counts{Services: len(m.services), Slices: len(m.slices), Endpoints: len(m.endpoints), Instances: len(m.instances), Frontends: len(held)}
+	counts := Counts{Services: len(m.services), Endpoints: len(m.endpoints), Instances: len(m.instances), Frontends: len(held)}
 	for _, f := range held {
 		counts.Backends += len(f.Backends)
-		for _, b := range f.Backends {
-			if b.Draining {
-				counts.Draining++
-			}
-		}
 	}
 	if got := c.Counts(); got != counts {
 		t.Fatalf("counts %+v, want %+v", got, counts)
@@ -153,8 +148,8 @@ func checkReaders(t *testing.T, c *Catalog, m model, held map[Frontend]Resolved)
 				t.Fatalf("%d members of %s take the zone of node %q, want %d", members, n, node, got)
 			}
 		}
-		if got, want := c.Membership(n), m.membership(s); got != want || c.Members(n) != want.Total {
-			t.Fatalf("behind %s stand %+v (%d), want %+v", n, got, c.Members(n), want)
+		if got, want := c.Members(n), m.members(s); got != want {
+			t.Fatalf("behind %s stand %d, want %d", n, got, want)
 		}
 	}
 	checkInstances(t, c, m)
@@ -166,47 +161,21 @@ func checkReaders(t *testing.T, c *Catalog, m model, held map[Frontend]Resolved)
 	}
 }
 
-// membership counts by the conditions alone.
-func (m model) membership(s Service) (n Membership) {
-	count := func(publish, ready, serving, terminating bool, weight uint16) {
-		n.Total++
-		switch {
-		case (publish || ready) && weight > 0:
-			n.Ready++
-		case publish || ready || serving && terminating:
-			n.Draining++
-		}
-	}
+// members counts them, whatever their state.
+func (m model) members(s Service) (n int) {
 	for _, e := range m.endpoints {
 		if m.selected(s, e) {
-			w, err := ParseWeight(e.Labels[WeightLabel])
-			if err != nil {
-				w = DefaultWeight
-			}
-			count(s.PublishNotReady, !e.Unready && !e.Terminating, !e.Unready, e.Terminating, w)
+			n++
 		}
 	}
 	for _, sl := range m.slices {
-		if sl.Namespace != s.Namespace || sl.Service != s.Name.Name {
-			continue
-		}
-		for _, e := range sl.Endpoints {
-			w := uint16(DefaultWeight)
-			if e.Weight != nil {
-				w = *e.Weight
-			}
-			count(s.PublishNotReady, e.Ready, e.Serving, e.Terminating, w)
+		if sl.Namespace == s.Namespace && sl.Service == s.Name.Name {
+			n += len(sl.Endpoints)
 		}
 	}
 	for _, i := range m.instances {
 		if i.Namespace == s.Namespace && i.Service == s.Name.Name {
-			w := uint16(DefaultWeight)
-			if i.Weight != nil {
-				w = *i.Weight
-			}
-			_, failing := m.health[i.InstanceID]
-			status := i.Effective()
-			count(s.PublishNotReady, status == "UP" && !failing, !failing, status == "DRAINING", w)
+			n++
 		}
 	}
 	return n

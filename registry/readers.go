@@ -44,47 +44,29 @@ func (c *Catalog) Service(n Name) (Service, bool) {
 	return *s.Service, true
 }
 
-// Members returns how many stand behind a service.
-func (c *Catalog) Members(n Name) int { return c.Membership(n).Total }
-
-// Membership counts those that stand behind a service, whatever their addresses and ports.
-type Membership struct {
-	Total    int
-	Ready    int // take new flows
-	Draining int // keep what they have: terminating but serving, or of weight 0
-}
-
-// Membership counts the endpoints that a service selects, those that its slices list and its instances.
-func (c *Catalog) Membership(n Name) (count Membership) {
+// Members returns how many stand behind a service, whatever their addresses, ports and conditions: the endpoints
+// that it selects, what its slices list and its instances.
+func (c *Catalog) Members(n Name) int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	s, ok := c.services[n]
 	if !ok {
-		return Membership{}
+		return 0
 	}
-	c.eachMember(s, func(m *member) { count.add(m, s.PublishNotReady) })
+	count := s.selected + len(c.instances.of[n])
+	for _, sl := range c.slices.of[n] {
+		count += len(sl.members)
+	}
 	return count
-}
-
-func (count *Membership) add(m *member, publish bool) {
-	count.Total++
-	switch ready, leaving := m.conditions(publish); {
-	case ready && m.weight > 0:
-		count.Ready++
-	case ready || leaving:
-		count.Draining++
-	}
 }
 
 // Counts says how much there is.
 type Counts struct {
 	Services  int
-	Slices    int
 	Endpoints int
 	Instances int // registered
 	Frontends int // addresses and ports of services, seen from the node
 	Backends  int // of all frontends, those that drain included
-	Draining  int // of Backends
 }
 
 // Counts returns how much there is.
@@ -92,18 +74,13 @@ func (c *Catalog) Counts() Counts {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	n := Counts{
-		Services: len(c.services), Slices: len(c.slices.all), Endpoints: len(c.endpoints), Frontends: len(c.frontends),
+		Services: len(c.services), Endpoints: len(c.endpoints), Frontends: len(c.frontends),
 	}
 	for _, of := range c.instances.of {
 		n.Instances += len(of)
 	}
 	for _, f := range c.frontends {
 		n.Backends += len(f.published.Backends)
-		for i := range f.published.Backends {
-			if f.published.Backends[i].Draining {
-				n.Draining++
-			}
-		}
 	}
 	return n
 }
