@@ -7,7 +7,8 @@ import (
 )
 
 // Catalog is a copy of the registry in memory, with its services resolved to backends as one node sees them.
-// Applying a batch costs work in proportion to what the batch changes, not to what there is.
+// Applying a batch costs work in proportion to what the batch changes and to the members of the services that this
+// concerns, of which each gets a fresh run of slots anyway; not to what there is.
 //
 // One goroutine applies; any number may read meanwhile. What the accessors return is shared and
 // must not be modified.

@@ -109,7 +109,7 @@ func (m model) backing(s Service) (list []Backing) {
 			if sl.Namespace != s.Namespace || sl.Service != s.Name.Name {
 				continue
 			}
-			ready := s.PublishNotReady || e.Ready
+			ready := e.Ready
 			b := Backing{
 				Host: e.Hostname, Node: e.Node, Zone: e.Zone, Ready: ready, Draining: !ready && e.Serving && e.Terminating, Weight: 1,
 			}

@@ -122,7 +122,7 @@ func (m model) listing(s Service, p ServicePort, four bool) []listed {
 		for _, e := range sl.Endpoints {
 			l := listed{
 				addr: netip.AddrPortFrom(e.Addresses[0], port), node: e.Node, zone: e.Zone, weight: 1,
-				ready: s.PublishNotReady || e.Ready, serving: e.Serving, terminating: e.Terminating,
+				ready: e.Ready, serving: e.Serving, terminating: e.Terminating,
 			}
 			if l.zone == "" {
 				l.zone = m.nodes[e.Node].Zone

@@ -68,7 +68,8 @@ func (m *member) zone() string {
 }
 
 // conditions says whether it may take new flows, and whether it is about to end but still answers. With
-// publishNotReadyAddresses everything may take flows.
+// publishNotReadyAddresses whatever is selected or registered may take flows; a slice has that in its conditions
+// already (KEP-1672, and kube-proxy looks at no more than these).
 func (m *member) conditions(publish bool) (ready, leaving bool) {
 	if e := m.endpoint; e != nil {
 		ready = publish || !e.Unready && !e.Terminating
@@ -78,7 +79,7 @@ func (m *member) conditions(publish bool) (ready, leaving bool) {
 		ready = publish || i.Effective() == InstanceUp && !m.failing
 		return ready, !ready && i.Effective() == InstanceDraining && !m.failing
 	}
-	ready = publish || m.entry.Ready
+	ready = m.entry.Ready
 	return ready, !ready && m.entry.Serving && m.entry.Terminating
 }
 

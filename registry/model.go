@@ -104,7 +104,7 @@ type Service struct {
 	// (externalTrafficPolicy: Local). Clients inside reach all backends (KEP-1669).
 	ExternalLocal bool         `json:"externalLocal,omitempty"`
 	Distribution  Distribution `json:"distribution,omitempty"`
-	// PublishNotReady makes backends of all that are selected, ready or not.
+	// PublishNotReady makes backends of all that are selected, ready or not. What slices list is as these say.
 	PublishNotReady bool      `json:"publishNotReady,omitempty"`
 	Algorithm       Algorithm `json:"algorithm,omitempty"`
 }

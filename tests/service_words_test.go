@@ -112,9 +112,12 @@ var wordRows = []row{
 	{says: "backends that are not ready get nothing, unless publishNotReadyAddresses", show: func(s *scene) {
 		x := s.container("x", nstest.Spec{Labels: map[string]string{"app": "x"}})
 		s.must(s.apply(s.service("ready", "selector: {app: x}"), s.service("early", "selector: {app: x}, publishNotReadyAddresses: true")))
+		// A slice says for itself what is ready, whatever its service publishes.
+		s.must(s.apply(s.service("listed", "publishNotReadyAddresses: true"), s.slices("listed", "a unready")))
 		s.condition(x, "unready")
 		s.each(func(w way) {
 			s.refused(w, s.vip(w, "ready"))
+			s.refused(w, s.vip(w, "listed"))
 			s.reach(w, s.vip(w, "early"), "x")
 		})
 		s.condition(x, "ready")

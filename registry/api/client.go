@@ -63,7 +63,7 @@ func (c *Client) DeleteDocuments(ctx context.Context, documents []byte) (r Resul
 	return r, err
 }
 
-// DeleteService deletes one service.
+// DeleteService deletes one service, with the slices that it owns; the results name them, too.
 func (c *Client) DeleteService(ctx context.Context, n registry.Name) (r Results, err error) {
 	err = c.do(ctx, http.MethodDelete, servicePath(n), nil, &r)
 	return r, err

@@ -130,11 +130,17 @@ func TestSliceRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, batches)
-	k, v := slicePrefix+"default/web-1", fmt.Sprintf(`{"namespace":"default","name":"web-1","service":"web","family":4,"endpoints":[{"addresses":["10.1.0.1"],"ready":true,"%s":true}]}`, "quarantined")
+	k, v := slicePrefix+"default/web-1", fmt.Sprintf(`{"namespace":"default","name":"web-1","service":"web","family":"IPv4","endpoints":[{"addresses":["10.1.0.1"],"ready":true,"%s":true}]}`, "quarantined")
 	if _, err := s.client.Put(t.Context(), k, v); err != nil {
 		t.Fatal(err)
 	}
 	if b := receive(t, batches); len(b.Changes) != 1 || !b.Changes[0].Deleted || b.Changes[0].Slice.Name != good.Name {
 		t.Errorf("an unknown field makes the batch %+v, want the slice gone", b)
+	}
+	if _, err := s.client.Put(t.Context(), k, strings.Replace(v, `,"quarantined":true`, "", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if b := receive(t, batches); len(b.Changes) != 1 || b.Changes[0].Deleted {
+		t.Errorf("without that field the batch is %+v, want the slice", b)
 	}
 }
