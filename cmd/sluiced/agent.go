@@ -128,6 +128,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 		Run:          c.Paths.Run,
 		ServiceCIDRs: c.Services.CIDRs,
 		NodePorts:    c.Services.NodePorts, ContainerCIDRs: c.Containers.CIDRs,
+		Expiry: c.Registry.Expiry,
 		Logger: a.log.With("part", "registry"),
 	})
 	if err != nil {

@@ -32,6 +32,8 @@ type Config struct {
 	}
 	Registry struct {
 		Cluster etcd.Cluster // without endpoints: the store is embedded
+		// Expiry bounds how many instances of a service that no longer renew their leases go at once.
+		Expiry etcd.ExpiryLimit
 	}
 	Containers struct {
 		CIDRs []netip.Prefix // where containers on this node get their addresses from
@@ -87,6 +89,7 @@ func defaults() *Config {
 	c.Containers.CIDRs = prefixes("10.244.1.0/24", "fd00:10:244:1::/64")
 	c.Services.CIDRs = prefixes("10.96.0.0/16", "fd00:10:96::/112")
 	c.Services.NodePorts = etcd.DefaultNodePorts()
+	c.Registry.Expiry = etcd.DefaultExpiryLimit()
 	c.Services.Algorithm = registry.AlgorithmRandom
 	c.Services.MaglevTableSize = loader.DefaultMaglevTableSize
 	c.Flows = loader.DefaultLifetimes()

@@ -1,13 +1,23 @@
 package main
 
-import "github.com/sluice-net/sluice/registry/etcd"
+import (
+	"fmt"
+	"time"
 
-// registrySchema is the part of the configuration that says where the registry is.
+	"github.com/sluice-net/sluice/registry/etcd"
+)
+
+// registrySchema is the part of the configuration that says where the registry is, and how fast it lets go of
+// instances.
 func (c *Config) registrySchema(d *document) decoder {
 	cluster := &c.Registry.Cluster
 	return d.object(keys{
 		"embedded": d.object(keys{}),
-		"etcd":     list(d, &cluster.Endpoints, func(s string) (string, error) { return s, nil }),
+		"expiry": d.object(keys{
+			"most":  d.integer(&c.Registry.Expiry.Most),
+			"every": value(d, &c.Registry.Expiry.Every, parseEvery),
+		}),
+		"etcd": list(d, &cluster.Endpoints, func(s string) (string, error) { return s, nil }),
 		"tls": d.object(keys{
 			"ca":   d.text(&cluster.CA),
 			"cert": d.text(&cluster.Cert),
@@ -16,7 +26,19 @@ func (c *Config) registrySchema(d *document) decoder {
 	})
 }
 
+// parseEvery reads a length of time.
+func parseEvery(text string) (time.Duration, error) {
+	every, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%q: want a duration such as 30s", text)
+	}
+	return every, nil
+}
+
 func (c *Config) checkRegistry(d *document) {
+	if err := c.Registry.Expiry.Validate(); err != nil {
+		d.fail("registry.expiry", "%v", err)
+	}
 	_, embedded := d.lines["registry.embedded"]
 	_, cluster := d.lines["registry.etcd"]
 	_, tls := d.lines["registry.tls"]

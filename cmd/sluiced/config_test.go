@@ -53,7 +53,7 @@ func TestConfigEveryKey(t *testing.T) {
 	c, err := parseConfig("f", []byte(`
 node:       {name: n1, zone: z1, addresses: [192.0.2.1, "2001:db8::1"]}
 paths:      {state: /s/, run: /r, bpffs: /sys/fs/bpf/b, cgroup: /c}
-registry:   {embedded: {}}
+registry:   {embedded: {}, expiry: {most: 50, every: 1m}}
 containers: {cidrs: [10.1.0.0/24], mtu: 1400}
 services:   {cidrs: ["fd00::/112"], nodePorts: 20000-20099, algorithm: maglev, maglevTableSize: 65521}
 flows:
@@ -76,6 +76,7 @@ metrics:    {listen: "[::1]:1"}
 	want.Node.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	want.Paths.State, want.Paths.Run = "/s", "/r"
 	want.Paths.BPFFS, want.Paths.Cgroup = "/sys/fs/bpf/b", "/c"
+	want.Registry.Expiry = etcd.ExpiryLimit{Most: 50, Every: time.Minute}
 	want.Containers.CIDRs, want.Containers.MTU = prefixes("10.1.0.0/24"), 1400
 	want.Services.CIDRs = prefixes("fd00::/112")
 	want.Services.NodePorts = etcd.PortRange{First: 20000, Last: 20099}

@@ -33,7 +33,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	}
 	// Told, but no reason to keep a node from work: a namespace that cannot be entered is as a rule not
 	// of ours, and a connection to a backend that is gone is reset at its next packet all the same.
-	s.Conditions = append(s.Conditions, condition("sockets", a.loader.Swept()), condition("addresses", a.own.check(ctx)))
+	s.Conditions = append(s.Conditions, condition("sockets", a.loader.Swept()), condition("addresses", a.own.check(ctx)), a.leases())
 	s.Counts = a.counts()
 	maps, err := a.loader.Maps()
 	if err != nil {
@@ -68,6 +68,26 @@ func (a *agent) wired() api.Condition {
 		return condition("containers", errors.New("what happened while the agent was away is being settled"))
 	}
 	return condition("containers", nil)
+}
+
+// maxHeld is how many services are named of which lapsed instances are held.
+const maxHeld = 5
+
+// leases remarks on instances that are kept though they do not renew their leases.
+func (a *agent) leases() api.Condition {
+	c := condition("leases", nil)
+	held := a.store.Lapsed()
+	var services []string
+	for _, h := range held[:min(len(held), maxHeld)] {
+		services = append(services, fmt.Sprintf("%d of %d of %s", h.Lapsed, h.Instances, h.Service))
+	}
+	if len(held) > maxHeld {
+		services = append(services, fmt.Sprintf("and of %d more services", len(held)-maxHeld))
+	}
+	if len(held) > 0 {
+		c.Message = fmt.Sprintf("instances that do not renew their leases are kept, and go one part after the other (registry.expiry): %s", strings.Join(services, ", "))
+	}
+	return c
 }
 
 func (a *agent) counts() api.Counts {

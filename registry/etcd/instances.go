@@ -174,11 +174,10 @@ func (r *registration) prepareLease(ctx context.Context, t *transaction) error {
 		}
 	}
 	if r.granted == 0 {
-		g, err := r.store.client.Grant(ctx, int64(r.next.Lease))
-		if err != nil {
+		var err error
+		if r.granted, err = r.store.grant(ctx, r.next.Lease); err != nil {
 			return err
 		}
-		r.granted = g.ID
 	}
 	t.then = append(t.then, clientv3.OpPut(r.keys.lease, leaseValue, clientv3.WithLease(r.granted)))
 	return nil
@@ -220,15 +219,6 @@ func (r *registration) commit(ctx context.Context, i *registry.Instance, t trans
 	claims.then = append(claims.then, t.then...)
 	rev, _, err := r.claimer.commit(ctx, k, nil, clientv3.OpPut(k, v), claims)
 	return rev, err
-}
-
-// revoke ends a lease that nothing hangs on. One that cannot be ended lapses by itself.
-func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTimeout)
-	defer cancel()
-	if _, err := s.client.Revoke(ctx, id); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		s.log.Debug("a lease was not revoked", "lease", id, "err", err)
-	}
 }
 
 // Update implements registry.Registrar. An edit that changes the identity or the duration of the lease is refused.

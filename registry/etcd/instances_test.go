@@ -295,7 +295,7 @@ func TestSetHealth(t *testing.T) {
 }
 
 func TestRenew(t *testing.T) {
-	s := open(t, defaultCIDRs...)
+	s := openWith(t, Options{keep: true})
 	i := instance("web", 1)
 	if err := s.Renew(t.Context(), i.InstanceID); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("renew nobody: %v", err)

@@ -23,6 +23,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("SLUICE_KILL_ME"); dir != "" {
 		writeForever(dir)
 	}
+	if dir := os.Getenv("SLUICE_REGISTER_IN"); dir != "" {
+		registerAndWait(dir)
+	}
 	os.Exit(m.Run())
 }
 

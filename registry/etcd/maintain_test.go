@@ -17,8 +17,16 @@ import (
 )
 
 func TestMetrics(t *testing.T) {
-	s := open(t, "10.96.0.0/24")
+	s := openWith(t, Options{keep: true, ServiceCIDRs: prefixes(t, "10.96.0.0/24")})
 	put(t, s, web("web"))
+	for n := range 2 {
+		register(t, s, instance("web", n))
+	}
+	if err := s.Renew(t.Context(), instance("web", 0).InstanceID); err != nil {
+		t.Fatal(err)
+	}
+	lapse(t, s, instance("web", 1).InstanceID)
+	knownLapsed(t, s, instance("web", 1).InstanceID)
 	r := prometheus.NewPedanticRegistry()
 	if err := r.Register(s.Collector()); err != nil {
 		t.Fatal(err)
@@ -39,7 +47,8 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, want := range []string{
 		"sluice_registry_up 1", `sluice_registry_vips{range="10.96.0.0/24"} 1`, `sluice_registry_vips_limit{range="10.96.0.0/24"} 254`,
-		"sluice_registry_invalid_values_total 0",
+		"sluice_registry_invalid_values_total 0", "sluice_registry_instances 2", "sluice_registry_renewals_total 1",
+		`sluice_registry_expiries_held{namespace="default",service="web"} 1`, "sluice_registry_renewals_owed 0",
 	} {
 		if !strings.Contains(text.String(), want+"\n") {
 			t.Errorf("no %s in\n%s", want, text.String())

@@ -14,6 +14,8 @@ type collector struct {
 	store                           *Store
 	up, revision, size, used, quota *prometheus.Desc
 	damaged, vips, vipLimit         *prometheus.Desc
+
+	instances, held, expired, renewals, owed *prometheus.Desc
 }
 
 // Collector returns the registry's metrics.
@@ -31,12 +33,19 @@ func (s *Store) Collector() prometheus.Collector {
 		damaged:  desc("invalid_values_total", "Values met in the registry that could not be read."),
 		vips:     desc("vips", "Virtual addresses in use, by range.", "range"),
 		vipLimit: desc("vips_limit", "Virtual addresses that a range has.", "range"),
+
+		instances: desc("instances", "Instances that are registered."),
+		held:      desc("expiries_held", "Instances that do not renew their leases and are kept for now, by service.", "namespace", "service"),
+		expired:   desc("expiries_total", "Instances that this agent deleted because they did not renew their leases."),
+		renewals:  desc("renewals_total", "Renewals of leases that this agent was asked for."),
+		owed:      desc("renewals_owed", "Renewals that were answered while the store was away, and that it is still to get."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.up, c.revision, c.size, c.used, c.quota, c.damaged, c.vips, c.vipLimit} {
+	for _, d := range []*prometheus.Desc{c.up, c.revision, c.size, c.used, c.quota, c.damaged, c.vips, c.vipLimit,
+		c.instances, c.held, c.expired, c.renewals, c.owed} {
 		out <- d
 	}
 }
@@ -60,7 +69,17 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(c.used, float64(server.Backend().SizeInUse()))
 		gauge(c.quota, float64(c.store.quota))
 	}
-	out <- prometheus.MustNewConstMetric(c.damaged, prometheus.CounterValue, float64(c.store.damaged.Load()))
+	count := func(d *prometheus.Desc, v int64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	count(c.damaged, c.store.damaged.Load())
+	count(c.expired, c.store.expired.Load())
+	count(c.renewals, c.store.renewals.Load())
+	gauge(c.owed, float64(c.store.owed.len()))
+	gauge(c.instances, float64(c.store.instances.len()))
+	for _, h := range c.store.Lapsed() {
+		gauge(c.held, float64(h.Lapsed), h.Service.Namespace, h.Service.Name)
+	}
 	pools, err := c.store.Pools(ctx)
 	if err != nil {
 		return // up says so

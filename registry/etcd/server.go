@@ -57,6 +57,9 @@ type Options struct {
 	ContainerCIDRs []netip.Prefix
 	// Quota bounds the database in bytes; 0 is 2 GiB. At the quota writes fail, reads go on.
 	Quota int64
+	// Expiry bounds how many instances of a service whose leases have lapsed go at once; zero fields: the default's.
+	Expiry ExpiryLimit
+	keep   bool // of tests: what has lapsed stays
 	// Logger: nil discards.
 	Logger *slog.Logger
 }
@@ -75,12 +78,20 @@ type Store struct {
 	reals         *realAddresses
 	wroteReal     atomic.Int64 // highest revision that a write of ours made to endpoints or nodes
 
-	stop    context.CancelFunc // ends the background work
-	running sync.WaitGroup
-	closing atomic.Bool
-	written atomic.Int64 // highest revision that a write of ours made
-	damaged atomic.Int64 // values that could not be read, ever
-	seen    atomic.Int64 // highest revision that a watch or a write has told
+	instances *instanceIndex
+	owed      *owed
+	streams   renewStreams // with a cluster
+	expiry    ExpiryLimit
+	renewals  atomic.Int64 // asked for, ever
+	expired   atomic.Int64 // instances that this agent ended, ever
+
+	background context.Context    // of what works until Close
+	stop       context.CancelFunc // ends the background work
+	running    sync.WaitGroup
+	closing    atomic.Bool
+	written    atomic.Int64 // highest revision that a write of ours made
+	damaged    atomic.Int64 // values that could not be read, ever
+	seen       atomic.Int64 // highest revision that a watch or a write has told
 }
 
 // Open starts the registry, or recovers it after whatever ended the last run. A cluster need not be there yet: until it
@@ -102,9 +113,14 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 	if err := o.NodePorts.validate(); err != nil {
 		return nil, fmt.Errorf("open registry: node ports: %w", err)
 	}
+	o.Expiry = o.Expiry.orDefault()
+	if err := o.Expiry.Validate(); err != nil {
+		return nil, fmt.Errorf("open registry: expiry: %w", err)
+	}
 	s = &Store{
 		log: o.Logger, ranges: ranges, quota: o.Quota,
 		nodePortRange: o.NodePorts, containers: o.ContainerCIDRs, reals: newRealAddresses(),
+		instances: newInstanceIndex(), owed: newOwed(), expiry: o.Expiry,
 	}
 	if o.Cluster == nil {
 		err = s.embed(ctx, o)
@@ -117,12 +133,19 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 	}
 	s.client.KV = patient{s.client.KV}
 	background, cancel := context.WithCancel(context.Background())
-	s.stop = cancel
+	s.background, s.stop = background, cancel
 	s.running.Go(func() { s.followReal(background) })
+	s.running.Go(func() { s.followInstances(background) })
+	s.running.Go(func() { s.settle(background) })
 	if s.server != nil {
+		if !o.keep {
+			s.running.Go(func() { newExpirer(s).run(background) }) // no other agent has this store
+		}
 		s.running.Go(func() { s.maintain(background) })
 		s.warnOfRanges(ctx)
 	} else {
+		s.streams.client = s.client
+		s.running.Go(func() { s.expireElected(background) })
 		s.running.Go(func() { s.compactCluster(background) })
 		s.running.Go(func() { s.warnOfRanges(background) })
 	}
