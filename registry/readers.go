@@ -104,6 +104,17 @@ func (c *Catalog) Nodes() []Node {
 	return slices.SortedFunc(maps.Values(c.nodes), func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
 }
 
+// EndpointsByNode counts the endpoints of each node that has any.
+func (c *Catalog) EndpointsByNode() map[string]int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	n := map[string]int{}
+	for id := range c.endpoints {
+		n[id.Node]++
+	}
+	return n
+}
+
 // NodeLease returns the lease of a node's agent; false: the agent is away.
 func (c *Catalog) NodeLease(node string) (NodeLease, bool) {
 	c.mu.RLock()

@@ -42,7 +42,7 @@ func (c *cli) apply() *cobra.Command {
 func (c *cli) delete() *cobra.Command {
 	var files []string
 	var namespace string
-	cmd := c.command("delete (-f FILE | KIND NAME)", "Delete services, endpointslices, policies and namespaces", cobra.MaximumNArgs(2),
+	cmd := c.command("delete (-f FILE | KIND NAME)", "Delete services, endpointslices, policies, namespaces and nodes", cobra.MaximumNArgs(2),
 		func(ctx context.Context, client *api.Client, args []string) error {
 			switch {
 			case len(files) > 0 && len(args) > 0:
@@ -63,7 +63,7 @@ func (c *cli) delete() *cobra.Command {
 			}
 			return usagef("want -f FILE, or KIND NAME")
 		})
-	cmd.Long = "Delete services, endpointslices, policies and namespaces.\n\n" +
+	cmd.Long = "Delete services, endpointslices, policies, namespaces, and nodes that are no more.\n\n" +
 		"A namespace loses its labels; what lies in it stays. A service takes along the endpointslices whose\n" +
 		"metadata.ownerReferences name it; others stay, and serve one that is made anew."
 	cmd.Example = "  sluice delete -f web.yaml\n  sluice delete service web -n shop\n  sluice delete networkpolicy deny-all"
@@ -72,7 +72,7 @@ func (c *cli) delete() *cobra.Command {
 	cmd.ValidArgsFunction = c.complete(func(args []string) completer {
 		switch {
 		case len(args) == 0:
-			return fixed(append(policyKinds(), "service", "endpointslice", "namespace")...)
+			return fixed(append(policyKinds(), "service", "endpointslice", "namespace", "node")...)
 		case len(args) > 1:
 			return nil
 		case isService(args[0]):
@@ -81,6 +81,8 @@ func (c *cli) delete() *cobra.Command {
 			return endpointSlices(&namespace)
 		case isNamespace(args[0]):
 			return namespaces
+		case isNode(args[0]):
+			return nodes
 		}
 		if tier, one := policyTier(args[0]); one {
 			return policies(&namespace, tier)
@@ -99,6 +101,8 @@ func deleteNamed(ctx context.Context, client *api.Client, kind string, n registr
 		return client.DeleteSlice(ctx, n)
 	case isNamespace(kind):
 		return client.DeleteNamespace(ctx, n.Name)
+	case isNode(kind):
+		return client.DeleteNode(ctx, n.Name)
 	}
 	tier, one := policyTier(kind)
 	if !one {

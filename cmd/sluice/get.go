@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,7 +49,7 @@ func (c *cli) get() *cobra.Command {
 				return c.getInstances(ctx, client, s)
 			case isSlice(args[0]):
 				return c.getSlices(ctx, client, s)
-			case args[0] == "nodes" || args[0] == "node":
+			case isNode(args[0]):
 				return c.getNodes(ctx, client, s)
 			case isNamespace(args[0]):
 				return c.getNamespaces(ctx, client, s)
@@ -86,7 +84,7 @@ func (c *cli) get() *cobra.Command {
 			return registeredServices(&s.namespace)
 		case len(args) == 1 && isSlice(args[0]):
 			return endpointSlices(&s.namespace)
-		case len(args) == 1 && (args[0] == "nodes" || args[0] == "node"):
+		case len(args) == 1 && isNode(args[0]):
 			return nodes
 		case len(args) == 1 && isNamespace(args[0]):
 			return namespaces
@@ -159,23 +157,6 @@ func (c *cli) printList(items []json.RawMessage) error {
 		Kind       string            `json:"kind"`
 		Items      []json.RawMessage `json:"items"`
 	}{"v1", "List", items}, nil)
-}
-
-func (c *cli) getNodes(ctx context.Context, client *api.Client, s scope) error {
-	items, err := client.Nodes(ctx)
-	if err != nil {
-		return err
-	}
-	items = slices.DeleteFunc(items, func(n registry.Node) bool { return s.name != "" && n.Name != s.name })
-	if err := s.found("node", len(items)); err != nil {
-		return err
-	}
-	return c.print(api.List[registry.Node]{Items: items}, func(w io.Writer) {
-		row(w, "NAME", "ZONE", "ADDRESSES")
-		for _, n := range items {
-			row(w, n.Name, n.Zone, list(n.Addresses))
-		}
-	})
 }
 
 // found is an error when one thing was asked for by name and is not there.

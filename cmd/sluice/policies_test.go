@@ -151,7 +151,7 @@ func TestPolicyCompletion(t *testing.T) {
 		"get netpol ":                  "",
 		"get banp ":                    "default",
 		"get namespaces ":              "default shop",
-		"delete ":                      "adminnetworkpolicy baselineadminnetworkpolicy endpointslice namespace networkpolicy service",
+		"delete ":                      "adminnetworkpolicy baselineadminnetworkpolicy endpointslice namespace networkpolicy node service",
 		"delete adminnetworkpolicy ":   "web",
 		"delete networkpolicy ":        "",
 		"delete ns s":                  "shop",

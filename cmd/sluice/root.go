@@ -94,7 +94,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.AddCommand(c.status(), c.apply(), c.delete(), c.get(), c.label(), c.register(), c.deregister(), c.drain(), c.undrain(), c.unready(), c.ready(), c.check(), c.monitor(), c.why(), c.version())
+	root.AddCommand(c.status(), c.apply(), c.delete(), c.get(), c.label(), c.register(), c.deregister(), c.drain(), c.undrain(), c.unready(), c.ready(), c.check(), c.monitor(), c.why(), c.backup(), c.restore(), c.version())
 	return root
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http/httptest"
 	"net/netip"
@@ -67,13 +68,22 @@ func newAgent(t *testing.T) *fakeAgent {
 	}
 	s := httptest.NewUnstartedServer(server.New(server.Options{
 		Store: a.store, Catalog: a.catalog, Agent: a, Version: api.Version{Version: "v0.0.1", Node: "n1"},
-		View: a.view, Registrar: a.store,
+		View: a.view, Registrar: a.store, Keeper: keeper{a.store, dir},
 	}))
 	s.Listener.Close()
 	s.Listener = l
 	s.Start()
 	t.Cleanup(s.Close)
 	return a
+}
+
+type keeper struct {
+	*etcd.Store
+	dir string
+}
+
+func (k keeper) Restore(ctx context.Context, backup io.Reader) (registry.Restored, error) {
+	return k.Store.Restore(ctx, k.dir, backup)
 }
 
 func (a *fakeAgent) WaitSynced(ctx context.Context, revision int64) error {
@@ -230,8 +240,8 @@ func TestEndpointsAndLabels(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.wire(t, 1, registry.Name{Namespace: "default", Name: "w1"}, nil) // so that the node is known
-	a.expect(t, 0, "NAME   ZONE   ADDRESSES\nn1     z1     192.0.2.1\n", "", "", "get", "nodes")
-	a.expect(t, 0, "items:\n- addresses:\n  - 192.0.2.1\n  name: n1\n  zone: z1\n", "", "", "get", "nodes", "-o", "yaml")
+	a.expect(t, 0, "NAME   AGENT   ZONE   ADDRESSES   ENDPOINTS\nn1     away    z1     192.0.2.1   2\n", "", "", "get", "nodes")
+	a.expect(t, 0, "items:\n- addresses:\n  - 192.0.2.1\n  endpoints: 2\n  name: n1\n  zone: z1\n", "", "", "get", "nodes", "-o", "yaml")
 }
 
 func TestMarks(t *testing.T) {

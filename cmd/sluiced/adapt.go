@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 
 	cniserver "github.com/sluice-net/sluice/cni/server"
 	"github.com/sluice-net/sluice/loader"
@@ -57,3 +58,14 @@ func (e endpoints) Endpoints(ctx context.Context) ([]registry.Endpoint, error) {
 }
 
 func (e endpoints) Health(ctx context.Context) error { return e.store.Health(ctx) }
+
+// keeper gives the API the store, with a place for what it reads.
+type keeper struct {
+	*etcd.Store
+	dir string
+}
+
+// Restore implements the API's Keeper.
+func (k keeper) Restore(ctx context.Context, backup io.Reader) (registry.Restored, error) {
+	return k.Store.Restore(ctx, k.dir, backup)
+}

@@ -17,6 +17,7 @@ func (a *agent) apiHandler(stopping <-chan struct{}) http.Handler {
 		Version:   api.Version{Version: version, Node: a.node.Name},
 		View:      a.view,
 		Registrar: a.store,
+		Keeper:    keeper{a.store, a.config.Paths.State},
 		Guard:     a.guard,
 		Observer:  observer{a.loader}, Stopping: stopping,
 		Logger: a.log.With("part", "api"),

@@ -168,13 +168,6 @@ func (c *Client) Endpoints(ctx context.Context) ([]registry.Endpoint, error) {
 	return l.Items, err
 }
 
-// Nodes returns all nodes, sorted by name.
-func (c *Client) Nodes(ctx context.Context) ([]registry.Node, error) {
-	var l List[registry.Node]
-	err := c.do(ctx, http.MethodGet, "/v1/nodes", nil, &l)
-	return l.Items, err
-}
-
 // Label sets and removes labels of a container.
 func (c *Client) Label(ctx context.Context, l LabelRequest) (r Results, err error) {
 	body, err := json.Marshal(l)
@@ -227,12 +220,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, out a
 		return fmt.Errorf("read the agent's answer to %s %s: %w", method, path, err)
 	}
 	if res.StatusCode/100 != 2 {
-		e := &Error{}
-		if json.Unmarshal(b, e) != nil || e.Message == "" {
-			e = &Error{Message: fmt.Sprintf("agent answered %s to %s %s", res.Status, method, path)}
-		}
-		e.Status = res.StatusCode
-		return e
+		return failed(res, b, method, path)
 	}
 	if out == nil {
 		return nil
@@ -241,6 +229,16 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, out a
 		return fmt.Errorf("read the agent's answer to %s %s: %w", method, path, err)
 	}
 	return nil
+}
+
+// failed is the error that an answer tells.
+func failed(res *http.Response, body []byte, method, path string) error {
+	e := &Error{}
+	if json.Unmarshal(body, e) != nil || e.Message == "" {
+		e = &Error{Message: fmt.Sprintf("agent answered %s to %s %s", res.Status, method, path)}
+	}
+	e.Status = res.StatusCode
+	return e
 }
 
 // explain says what to do about an agent that cannot be reached.

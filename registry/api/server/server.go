@@ -55,6 +55,8 @@ type Options struct {
 	Catalog *registry.Catalog
 	Agent   Agent
 	Version api.Version
+	// Keeper answers what concerns the store as a whole; nil: nobody does.
+	Keeper Keeper
 	// View is what lists, and all about instances, are answered from; nil: one is made that its owner feeds.
 	View *View
 	// Registrar is where instances register; nil: there are none.
@@ -110,7 +112,7 @@ func New(o Options) *Server {
 	s.handle("GET /v1/endpoints", s.endpoints)
 	s.handle("POST /v1/endpoints/label", s.label)
 	s.handle("POST /v1/endpoints/mark", s.mark)
-	s.handle("GET /v1/nodes", s.nodes)
+	s.routeKeeping()
 	s.routeInstances()
 	s.observe()
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -264,8 +266,4 @@ func (s *Server) check(r *http.Request) (any, error) {
 		c.Differences = []api.Difference{}
 	}
 	return c, err
-}
-
-func (s *Server) nodes(*http.Request) (any, error) {
-	return api.List[registry.Node]{Items: s.Catalog.Nodes()}, nil
 }
