@@ -107,7 +107,21 @@ type Service struct {
 	// PublishNotReady makes backends of all that are selected, ready or not. What slices list is as these say.
 	PublishNotReady bool      `json:"publishNotReady,omitempty"`
 	Algorithm       Algorithm `json:"algorithm,omitempty"`
+	// Eureka says what readers by Eureka's protocol get.
+	Eureka EurekaView `json:"eureka,omitempty"`
 }
+
+// EurekaAnnotation is the annotation by which a service says what readers by Eureka's protocol get.
+const EurekaAnnotation = "sluice.net/eureka"
+
+// EurekaView says what readers by Eureka's protocol get of a service.
+type EurekaView string
+
+// The views.
+const (
+	EurekaInstances EurekaView = ""    // its instances; also spelled instances
+	EurekaVIP       EurekaView = "vip" // one that stands for them, at the service's address and ports
+)
 
 // ServiceType says how a service can be reached, as Kubernetes has it.
 type ServiceType string

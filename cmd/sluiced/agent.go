@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-net/sluice/registry/access"
 	apiserver "github.com/sluice-net/sluice/registry/api/server"
 	"github.com/sluice-net/sluice/registry/etcd"
+	"github.com/sluice-net/sluice/registry/eureka"
 	"github.com/sluice-net/sluice/registry/health"
 )
 
@@ -43,6 +44,8 @@ type agent struct {
 
 	owners owners        // whose this node's addresses are
 	guard  *access.Guard // who may write over the network
+
+	eureka *eureka.Server // nil: Eureka's clients are not answered
 
 	namespaces namespaces // where sockets may be that use services
 	watch      *addressWatch
@@ -81,6 +84,7 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 	})
 	group.Go(func() error { return a.checkHealth(ctx) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
+	group.Go(func() error { return a.serveEureka(ctx) })
 	group.Go(func() error {
 		a.watch.run(ctx)
 		return nil
@@ -136,6 +140,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 	}
 	a.hub = registry.NewHub(a.store, registry.HubOptions{})
 	a.checker = a.newChecker()
+	a.eureka = a.newEureka()
 	a.record.put = a.store.PutNode
 	a.cni, err = cniserver.New(cniserver.Options{
 		Node:      c.Node.Name,

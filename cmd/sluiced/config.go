@@ -60,6 +60,7 @@ type Config struct {
 	}
 	Access  accessConfig
 	Health  healthConfig
+	Eureka  eurekaConfig
 	Metrics struct {
 		Listen string // loopback ADDRESS:PORT of the Prometheus endpoint; empty: none
 	}
@@ -97,6 +98,7 @@ func defaults() *Config {
 	c.Datapath.MapScale = 1
 	c.Datapath.Attach = attachAuto
 	c.Events.Rate = 1000
+	c.Eureka = defaultEureka()
 	c.Metrics.Listen = "127.0.0.1:9464"
 	return c
 }
@@ -208,6 +210,7 @@ func (c *Config) schema(d *document) decoder {
 		}),
 		"access": c.Access.schema(d),
 		"health": c.Health.schema(d),
+		"eureka": c.Eureka.schema(d),
 		"metrics": d.object(keys{
 			"listen": d.text(&c.Metrics.Listen),
 		}),
@@ -244,6 +247,7 @@ func (c *Config) check(d *document) {
 		d.fail("events.sample", "%d: want 0 to %d", n, math.MaxInt32)
 	}
 	c.Access.check(d)
+	c.Eureka.check(d)
 	if c.Metrics.Listen == "" {
 		return
 	}

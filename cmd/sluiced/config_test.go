@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluice-net/sluice/loader"
+	"github.com/sluice-net/sluice/registry/access"
 	"github.com/sluice-net/sluice/registry/etcd"
 )
 
@@ -66,6 +67,7 @@ policy:     {audit: true}
 events:     {rate: 50, sample: 7}
 access:     {tokens: /t/}
 health:     {exec: true}
+eureka:     {enabled: false, listen: ["192.0.2.1:1"], tls: {cert: /c/, key: /k, clientCA: /ca}, plain: false, namespace: n, rate: 7}
 metrics:    {listen: "[::1]:1"}
 `))
 	if err != nil {
@@ -93,6 +95,10 @@ metrics:    {listen: "[::1]:1"}
 	want.Events.Rate, want.Events.Sample = 50, 7
 	want.Access.Tokens = "/t"
 	want.Health.Exec = true
+	want.Eureka = eurekaConfig{
+		Listen: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:1")}, TLS: access.TLS{Cert: "/c", Key: "/k", ClientCA: "/ca"},
+		Namespace: "n", Rate: 7,
+	}
 	want.Metrics.Listen = "[::1]:1"
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)

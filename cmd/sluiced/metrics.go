@@ -42,5 +42,8 @@ func (a *agent) metrics() *prometheus.Registry {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build, a.store.Collector(), a.loader.Collector(), a.cni, a.checker,
 	)
+	if a.eureka != nil {
+		r.MustRegister(a.eureka)
+	}
 	return r
 }

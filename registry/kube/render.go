@@ -25,9 +25,13 @@ func ToService(s registry.Service) *corev1.Service {
 			PublishNotReadyAddresses: s.PublishNotReady,
 		},
 	}
-	if s.Algorithm != registry.AlgorithmDefault {
-		out.Annotations = map[string]string{registry.AlgorithmAnnotation: string(s.Algorithm)}
+	annotate := func(key, value string) {
+		if value != "" {
+			metav1.SetMetaDataAnnotation(&out.ObjectMeta, key, value)
+		}
 	}
+	annotate(registry.AlgorithmAnnotation, string(s.Algorithm))
+	annotate(registry.EurekaAnnotation, string(s.Eureka))
 	renderAddresses(&s, &out.Spec)
 	renderTraffic(&s, &out.Spec)
 	for _, a := range s.LoadBalancerIPs {

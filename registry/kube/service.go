@@ -50,6 +50,15 @@ func (v *validator) serviceAnnotations(set map[string]string, req *registry.Serv
 			}
 			req.Algorithm = a
 		},
+		registry.EurekaAnnotation: func(at, value string) {
+			switch view := registry.EurekaView(value); view {
+			case "instances":
+			case registry.EurekaVIP:
+				req.Eureka = view
+			default:
+				v.fault(at, "%q: want instances or %s", shorten(value), registry.EurekaVIP)
+			}
+		},
 		corev1.AnnotationTopologyMode:                 topology,
 		corev1.DeprecatedAnnotationTopologyAwareHints: topology,
 	})

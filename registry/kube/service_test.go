@@ -16,7 +16,7 @@ apiVersion: v1
 kind: Service
 metadata:
   name: web
-  annotations: {sluice.net/algorithm: maglev, service.kubernetes.io/topology-mode: Disabled, other: x}
+  annotations: {sluice.net/algorithm: maglev, sluice.net/eureka: vip, service.kubernetes.io/topology-mode: Disabled, other: x}
 spec:
   type: LoadBalancer
   selector: {}
@@ -104,7 +104,7 @@ func TestParseService(t *testing.T) {
 					{Name: "dns-sctp", Protocol: registry.SCTP, Port: 53, TargetPort: 53},
 				},
 				AffinityTimeout: 600, InternalLocal: true, ExternalLocal: true, Distribution: registry.PreferSameZone,
-				PublishNotReady: true, Algorithm: registry.AlgorithmMaglev,
+				PublishNotReady: true, Algorithm: registry.AlgorithmMaglev, Eureka: registry.EurekaVIP,
 			},
 			NoNodePorts: true,
 		},
@@ -182,6 +182,7 @@ func (r random) service() registry.Service {
 		Type:         []registry.ServiceType{registry.TypeClusterIP, registry.TypeNodePort, registry.TypeLoadBalancer, registry.TypeExternalName}[r.IntN(4)],
 		Distribution: []registry.Distribution{registry.DistributeEvenly, registry.PreferSameZone, registry.PreferSameNode}[r.IntN(3)],
 		Algorithm:    append(registry.Algorithms(), registry.AlgorithmDefault)[r.IntN(3)],
+		Eureka:       []registry.EurekaView{registry.EurekaInstances, registry.EurekaVIP}[r.IntN(2)],
 	}
 	if r.coin() {
 		s.Labels, s.Selector = map[string]string{"example.com/a": ""}, map[string]string{"app": "true"}
