@@ -149,6 +149,12 @@ func serve(cmd *exec.Cmd, netns, cgroup string) (*process, io.Closer, error) {
 	return p, stdin, nil
 }
 
+// Quit ends what serves in the container, at once. The container stays.
+func (c *Container) Quit() {
+	c.stdin.Close()
+	c.holder.kill()
+}
+
 // Delete ends the container as a runtime does: its process, DEL, its namespace.
 func (c *Container) Delete(ctx context.Context) error {
 	return errors.Join(c.Del(ctx), c.remove())
