@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // benchCluster returns a snapshot of so many services with so many backends each.
@@ -118,6 +119,44 @@ func BenchmarkCatalogNode(b *testing.B) {
 					b.Fatalf("%d frontends", len(u.Set))
 				}
 			}
+		})
+	}
+}
+
+// BenchmarkHub tells how long the loader waits for a batch while eight others have a millisecond's work with each.
+func BenchmarkHub(b *testing.B) {
+	for _, first := range []bool{true, false} {
+		b.Run(fmt.Sprint("first ", first), func(b *testing.B) {
+			src := make(feed)
+			h := NewHub(src, HubOptions{})
+			go h.Run(b.Context())
+			for range 8 {
+				other := h.Watch(b.Context())
+				go func() {
+					for range other {
+						for until := time.Now().Add(time.Millisecond); time.Now().Before(until); {
+						}
+					}
+				}()
+			}
+			batches := h.Watch(b.Context())
+			if first {
+				batches = h.First().Watch(b.Context())
+			}
+			src <- Batch{Revision: 1, Snapshot: true}
+			<-batches
+			var waited time.Duration
+			for rev := int64(2); b.Loop(); rev++ {
+				b.StopTimer()
+				time.Sleep(10 * time.Millisecond) // the others are done
+				b.StartTimer()
+				began := time.Now()
+				src <- Batch{Revision: rev}
+				<-batches
+				waited += time.Since(began)
+			}
+			b.ReportMetric(float64(waited.Microseconds())/float64(b.N), "µs-wait/op")
+			close(src)
 		})
 	}
 }

@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
+	"time"
 )
 
 // The bounds of what a Hub keeps of the past, unless told otherwise.
 const (
 	defaultHubBatches = 8192
 	defaultHubBytes   = 16 << 20
+	// headStart is how long others wait for the first reader to take a batch.
+	headStart = 10 * time.Millisecond
 )
 
 var errSourceEnded = errors.New("the source ended its stream")
@@ -36,7 +40,7 @@ type Hub struct {
 	ended    bool
 	objects  objects
 	revision int64
-	changed  chan struct{} // closed and replaced when a batch came, closed for good when Run ends
+	changed  chan struct{} // closed and replaced when shown rises, closed for good when Run ends
 
 	// recent holds the batches numbered first, first+1 … They are all that came after revision floor.
 	recent []recentBatch
@@ -48,6 +52,12 @@ type Hub struct {
 	// base is a snapshot as of just before the batch numbered baseNext; nil: none is at hand.
 	base     *Batch
 	baseNext uint64
+
+	// The first reader is told of a batch as soon as it comes, by arrived; all others see those before shown.
+	led     bool // there is a first reader
+	arrived chan struct{}
+	shown   uint64
+	late    *time.Timer // shows all when the first reader takes too long; nil: there is nothing to wait for
 }
 
 type recentBatch struct {
@@ -65,7 +75,7 @@ func NewHub(src Source, o HubOptions) *Hub {
 	if o.Bytes <= 0 {
 		o.Bytes = defaultHubBytes
 	}
-	return &Hub{src: src, most: o, ready: make(chan struct{}), changed: make(chan struct{}), first: 1}
+	return &Hub{src: src, most: o, ready: make(chan struct{}), changed: make(chan struct{}), arrived: make(chan struct{}), first: 1}
 }
 
 // Run follows the source until ctx ends, and then returns nil. Readers get what is left, and then their
@@ -85,7 +95,9 @@ func (h *Hub) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true
+	h.shown = h.last()
 	close(h.changed)
+	close(h.arrived)
 	if !h.synced {
 		close(h.ready)
 	}
@@ -118,8 +130,38 @@ func (h *Hub) take(b Batch) {
 		h.objects.apply(&b.Changes[i])
 	}
 	h.revision = b.Revision
+	close(h.arrived)
+	h.arrived = make(chan struct{})
+	switch {
+	case !h.led || b.Snapshot:
+		h.show(h.last())
+	case h.late == nil:
+		h.late = time.AfterFunc(headStart, h.showAll)
+	}
+}
+
+// last is the number of the batch that is to come.
+func (h *Hub) last() uint64 { return h.first + uint64(len(h.recent)) }
+
+// show lets all readers see the batches before one.
+func (h *Hub) show(next uint64) {
+	if h.ended || next <= h.shown {
+		return
+	}
+	h.shown = next
 	close(h.changed)
 	h.changed = make(chan struct{})
+	if h.late != nil && next == h.last() {
+		h.late.Stop()
+		h.late = nil
+	}
+}
+
+func (h *Hub) showAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.late = nil
+	h.show(h.last())
 }
 
 // forget drops the oldest batches while there are too many.
@@ -148,6 +190,33 @@ func (h *Hub) Revision() int64 {
 func (h *Hub) Watch(ctx context.Context) <-chan Batch {
 	out := make(chan Batch)
 	go h.serve(ctx, out, hubReader{})
+	return out
+}
+
+// First returns the hub as the source of the one reader that comes before all others: these see a batch when that
+// one has taken it, or has let a moment pass. Woken all at once, it would wait for its turn on the CPUs
+// behind the others' work.
+func (h *Hub) First() Source { return firstReader{h} }
+
+type firstReader struct{ hub *Hub }
+
+// Watch implements Source. While one reads so, others are ordinary readers.
+func (f firstReader) Watch(ctx context.Context) <-chan Batch {
+	h, out := f.hub, make(chan Batch)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.led {
+		go h.serve(ctx, out, hubReader{})
+		return out
+	}
+	h.led = true
+	go func() {
+		h.serve(ctx, out, hubReader{first: true})
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.led = false
+		h.show(h.last())
+	}()
 	return out
 }
 
@@ -183,6 +252,7 @@ func (h *Hub) WatchFrom(ctx context.Context, rev int64) (<-chan Batch, error) {
 type hubReader struct {
 	next  uint64 // number of the batch that it wants; one that is not at hand means a snapshot
 	after int64  // what was so up to this revision is known to it
+	first bool   // comes before the others
 }
 
 // serve sends what comes until ctx ends.
@@ -198,6 +268,10 @@ func (h *Hub) serve(ctx context.Context, out chan<- Batch, at hubReader) {
 			case <-ctx.Done():
 				return
 			}
+			if at.first {
+				runtime.Gosched() // it has the batch, and this CPU
+				h.taken(at.next)
+			}
 		case changed == nil:
 			return
 		default:
@@ -210,10 +284,21 @@ func (h *Hub) serve(ctx context.Context, out chan<- Batch, at hubReader) {
 	}
 }
 
+// taken notes that the first reader has all batches before one.
+func (h *Hub) taken(next uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.show(next)
+}
+
 // read returns the batch that a reader wants next. If there is none yet, changed is closed when there may be; nil: never.
 func (h *Hub) read(at *hubReader) (b Batch, found bool, changed <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	end, changed := h.shown, h.changed
+	if at.first {
+		end, changed = h.last(), h.arrived
+	}
 	switch {
 	case h.synced && at.next < h.first:
 		if at.next < h.back {
@@ -221,21 +306,21 @@ func (h *Hub) read(at *hubReader) (b Batch, found bool, changed <-chan struct{})
 		}
 		at.next = h.snapshot()
 		return *h.base, true, nil
-	case h.synced && at.next < h.first+uint64(len(h.recent)):
+	case h.synced && at.next < end:
 		b = h.recent[at.next-h.first].Batch
 		at.next++
 		return b, true, nil
 	case h.ended:
 		return Batch{}, false, nil
 	}
-	return Batch{}, false, h.changed
+	return Batch{}, false, changed
 }
 
 // snapshot puts a snapshot at hand and returns the number of the batch after it.
 func (h *Hub) snapshot() uint64 {
 	if h.base == nil {
 		h.base = &Batch{Revision: h.revision, Snapshot: true, Changes: h.objects.all()}
-		h.baseNext = h.first + uint64(len(h.recent))
+		h.baseNext = h.last()
 	}
 	return h.baseNext
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // feed is a source that sends what it is told to.
@@ -168,7 +170,7 @@ func TestHubAgainstModel(t *testing.T) {
 		const last = 200
 		for i := range 6 {
 			reader := hubModelReader{
-				hub: hub, past: past, r: rand.New(rand.NewPCG(seed, uint64(i))),
+				hub: hub, first: i < 2, past: past, r: rand.New(rand.NewPCG(seed, uint64(i))),
 				resumed: &resumed, compacted: &compacted, snapshots: &snapshots,
 			}
 			readers.Go(func() {
@@ -201,6 +203,7 @@ func TestHubAgainstModel(t *testing.T) {
 
 type hubModelReader struct {
 	hub                           *Hub
+	first                         bool
 	past                          *history
 	r                             *rand.Rand
 	resumed, compacted, snapshots *atomic.Int64
@@ -244,6 +247,9 @@ func (m *hubModelReader) watch(ctx context.Context, k *book) (<-chan Batch, erro
 	}
 	if from.revision == 0 || m.r.IntN(3) == 0 {
 		*k = *newBook()
+		if m.first {
+			return m.hub.First().Watch(ctx), nil
+		}
 		return m.hub.Watch(ctx), nil
 	}
 	batches, err := m.hub.WatchFrom(ctx, from.revision)
@@ -415,6 +421,55 @@ func TestHubEnds(t *testing.T) {
 	for range h.Watch(t.Context()) {
 		t.Error("a batch out of nothing")
 	}
+}
+
+// TestHubFirst: others are told when the first reader has taken a batch, or after a moment.
+func TestHubFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := make(feed)
+		h := NewHub(src, HubOptions{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { h.Run(t.Context()) })
+		first, other := h.First().Watch(ctx), h.Watch(t.Context())
+		told := func(batches <-chan Batch) int64 {
+			synctest.Wait()
+			select {
+			case b := <-batches:
+				return b.Revision
+			default:
+				return 0
+			}
+		}
+		want := func(what string, got, want int64) {
+			t.Helper()
+			if got != want {
+				t.Errorf("%s is told of revision %d, want %d", what, got, want)
+			}
+		}
+		src <- Batch{Revision: 1, Snapshot: true}
+		want("another, of a snapshot,", told(other), 1)
+		want("the first", told(first), 1)
+		src <- Batch{Revision: 2}
+		want("another, before the first,", told(other), 0)
+		want("the first", told(first), 2)
+		want("another, after the first,", told(other), 2)
+		src <- Batch{Revision: 3}
+		src <- Batch{Revision: 4}
+		want("another, while the first does something else,", told(other), 0)
+		time.Sleep(headStart)
+		want("another, after a moment,", told(other), 3)
+		want("another, after a moment,", told(other), 4)
+		want("the first", told(first), 3)
+		want("the first", told(first), 4)
+		src <- Batch{Revision: 5}
+		cancel()
+		want("another, when the first has gone,", told(other), 5)
+		src <- Batch{Revision: 6}
+		want("another, without a first,", told(other), 6)
+		close(src)
+		running.Wait()
+	})
 }
 
 // TestHubSharesSnapshots: readers that start together share one snapshot, and those that come later one that is made anew.

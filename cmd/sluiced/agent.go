@@ -69,7 +69,7 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 	// The maps follow the registry until the last request is done, which may wait for them.
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return a.hub.Run(following) })
-	group.Go(func() error { return ended(following, a.loader.Run(following, a.hub, a.catalog)) })
+	group.Go(func() error { return ended(following, a.loader.Run(following, a.hub.First(), a.catalog)) })
 	group.Go(func() error {
 		a.view.Follow(following, a.hub)
 		return nil
