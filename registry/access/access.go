@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -125,6 +126,21 @@ func (c Caller) MayRegister(addrs []netip.Addr) error {
 func (c Caller) MayAlter(i *registry.Instance) error {
 	if err := c.MayRegister(i.Addresses); err != nil {
 		return fmt.Errorf("instance %s: %w", i.InstanceID, err)
+	}
+	return nil
+}
+
+// MayCheck returns nil if the caller may have an instance checked as now says, where it was as before says. A command
+// is run by the agent of a node, as root: only who may write everything gives one.
+func (c Caller) MayCheck(now, before []registry.HealthCheck) error {
+	for i := range now {
+		known := slices.ContainsFunc(before, func(b registry.HealthCheck) bool { return reflect.DeepEqual(b, now[i]) })
+		if now[i].Type != registry.CheckExec || known {
+			continue
+		}
+		if err := c.MayWrite(); err != nil {
+			return fmt.Errorf("checks[%d]: a command to run on a node: %w", i, err)
+		}
 	}
 	return nil
 }

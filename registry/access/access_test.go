@@ -178,3 +178,30 @@ func TestZeroGuard(t *testing.T) {
 		t.Errorf("%v, %v", c.MayWrite(), c.MayRegister(addrs("127.0.0.1")))
 	}
 }
+
+// TestMayCheck: whoever may register an instance may have it asked over the network, but not name a command for the node.
+func TestMayCheck(t *testing.T) {
+	command := registry.HealthCheck{Type: registry.CheckExec, Command: []string{"/bin/check"}}
+	other := registry.HealthCheck{Type: registry.CheckExec, Command: []string{"/bin/sh", "-c", "id"}}
+	tcp := registry.HealthCheck{Type: registry.CheckTCP}
+	bearer := func(secret string) request {
+		return request{from: "10.244.1.2:1", header: http.Header{"Authorization": {"Bearer " + secret}}}
+	}
+	for name, c := range map[string]struct {
+		by          request
+		now, before []registry.HealthCheck
+		want        error
+	}{
+		"a container over TCP":           {request{from: "10.244.1.2:1"}, []registry.HealthCheck{tcp}, nil, nil},
+		"a container by a command":       {request{from: "10.244.1.2:1"}, []registry.HealthCheck{tcp, command}, nil, ErrUnauthenticated},
+		"a container by a known command": {request{from: "10.244.1.2:1"}, []registry.HealthCheck{tcp, command}, []registry.HealthCheck{command}, nil},
+		"a container by another command": {request{from: "10.244.1.2:1"}, []registry.HealthCheck{other}, []registry.HealthCheck{command}, ErrUnauthenticated},
+		"the node itself by a command":   {request{from: "127.0.0.1:1"}, []registry.HealthCheck{command}, nil, ErrUnauthenticated},
+		"a token for instances":          {bearer(secretInstances), []registry.HealthCheck{command}, nil, ErrForbidden},
+		"a token for all":                {bearer(secretAll), []registry.HealthCheck{command}, nil, nil},
+	} {
+		if err := newGuard(t).Caller(c.by.make()).MayCheck(c.now, c.before); !errors.Is(err, c.want) || c.want == nil && err != nil {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}

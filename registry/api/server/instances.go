@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/access"
@@ -78,10 +79,15 @@ func (s *Server) register(r *http.Request) (any, error) {
 		return nil, err
 	}
 	// Whoever registers an id anew alters what has it.
+	var before []registry.HealthCheck
 	if old, err := s.View.instance(i.InstanceID); err == nil {
 		if err := caller.MayAlter(old.Instance); err != nil {
 			return nil, err
 		}
+		before = old.Checks
+	}
+	if err := caller.MayCheck(i.Checks, before); err != nil {
+		return nil, err
 	}
 	stored, revision, err := s.Registrar.Register(r.Context(), i)
 	if err != nil {
@@ -184,7 +190,11 @@ func (s *Server) updateInstance(r *http.Request, edit func(*registry.Instance) e
 		if err := caller.MayAlter(i); err != nil {
 			return err
 		}
+		before := slices.Clone(i.Checks)
 		if err := edit(i); err != nil {
+			return err
+		}
+		if err := caller.MayCheck(i.Checks, before); err != nil {
 			return err
 		}
 		return caller.MayRegister(i.Addresses)
