@@ -118,6 +118,15 @@ func (c *config) field(key string, raw json.RawMessage) error {
 	return nil
 }
 
+// resolver returns what the container's resolv.conf is to say: what the configuration or the runtime says of it, all of
+// it, or else what the agent says.
+func (c *config) resolver(agents types.DNS) types.DNS {
+	if c.dns.IsEmpty() {
+		return agents
+	}
+	return c.dns
+}
+
 func (c *config) setSocket(raw json.RawMessage) error {
 	if err := decode("socket", raw, &c.socket); err != nil {
 		return err

@@ -189,7 +189,7 @@ func (p *Plugin) printResult(conf *config, args *skel.CmdArgs, r AddReply) error
 			{Name: r.HostInterface, Mac: GatewayMAC},
 			{Name: args.IfName, Mac: r.MAC, Sandbox: args.Netns},
 		},
-		DNS: conf.dns,
+		DNS: conf.resolver(r.DNS),
 	}
 	if conf.cniVersion == current.ImplementedSpecVersion { // older ones do not know the key
 		result.Interfaces[0].Mtu, result.Interfaces[1].Mtu = r.MTU, r.MTU

@@ -12,6 +12,8 @@ package cni
 import (
 	"net/netip"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"github.com/sluice-net/sluice/registry"
 )
 
@@ -93,6 +95,8 @@ type AddReply struct {
 	MAC           string       `json:"mac"` // of the container's side
 	MTU           int          `json:"mtu"` // bytes
 	Addresses     []netip.Addr `json:"addresses"`
+	// DNS is what the container's resolv.conf is to say, unless its configuration knows better.
+	DNS types.DNS `json:"dns,omitzero"`
 }
 
 // CommitRequest tells the agent how far an ADD has come: to attach, that the interface is there and

@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/access"
 	apiserver "github.com/sluice-net/sluice/registry/api/server"
+	"github.com/sluice-net/sluice/registry/dns"
 	"github.com/sluice-net/sluice/registry/etcd"
 	"github.com/sluice-net/sluice/registry/eureka"
 	"github.com/sluice-net/sluice/registry/health"
@@ -42,6 +43,7 @@ type agent struct {
 	settled atomic.Bool // the wires are as recorded
 	checker *health.Checker
 
+	dns    *dns.Server   // nil: off
 	owners owners        // whose this node's addresses are
 	guard  *access.Guard // who may write over the network
 
@@ -85,6 +87,7 @@ func runAgent(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 	group.Go(func() error { return a.checkHealth(ctx) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
 	group.Go(func() error { return a.serveEureka(ctx) })
+	group.Go(func() error { return a.serveDNS(ctx) })
 	group.Go(func() error {
 		a.watch.run(ctx)
 		return nil
@@ -141,6 +144,9 @@ func (a *agent) open(ctx context.Context) (err error) {
 	a.hub = registry.NewHub(a.store, registry.HubOptions{})
 	a.checker = a.newChecker()
 	a.eureka = a.newEureka()
+	if err := a.openDNS(); err != nil {
+		return err
+	}
 	a.record.put = a.store.PutNode
 	a.cni, err = cniserver.New(cniserver.Options{
 		Node:      c.Node.Name,
@@ -151,6 +157,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 		Spool:     filepath.Join(c.Paths.Run, "spool"),
 		Dataplane: dataplane{a.loader},
 		Registry:  endpoints{a.store, a.loader, c.Node.Name},
+		Resolver:  c.resolver,
 		Logger:    a.log.With("part", "cni"),
 	})
 	if err != nil {

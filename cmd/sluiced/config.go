@@ -61,6 +61,7 @@ type Config struct {
 	Access  accessConfig
 	Health  healthConfig
 	Eureka  eurekaConfig
+	DNS     dnsConfig
 	Metrics struct {
 		Listen string // loopback ADDRESS:PORT of the Prometheus endpoint; empty: none
 	}
@@ -100,6 +101,7 @@ func defaults() *Config {
 	c.Events.Rate = 1000
 	c.Eureka = defaultEureka()
 	c.Metrics.Listen = "127.0.0.1:9464"
+	c.DNS = defaultDNS()
 	return c
 }
 
@@ -211,6 +213,7 @@ func (c *Config) schema(d *document) decoder {
 		"access": c.Access.schema(d),
 		"health": c.Health.schema(d),
 		"eureka": c.Eureka.schema(d),
+		"dns":    c.DNS.schema(d),
 		"metrics": d.object(keys{
 			"listen": d.text(&c.Metrics.Listen),
 		}),
@@ -248,6 +251,7 @@ func (c *Config) check(d *document) {
 	}
 	c.Access.check(d)
 	c.Eureka.check(d)
+	c.DNS.check(d)
 	if c.Metrics.Listen == "" {
 		return
 	}

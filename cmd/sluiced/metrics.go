@@ -45,5 +45,8 @@ func (a *agent) metrics() *prometheus.Registry {
 	if a.eureka != nil {
 		r.MustRegister(a.eureka)
 	}
+	if a.dns != nil {
+		r.MustRegister(a.dns)
+	}
 	return r
 }

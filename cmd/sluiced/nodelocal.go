@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -17,9 +18,13 @@ import (
 // nodeLocal returns the addresses by which containers reach their own node's agent, of the families that
 // containers have.
 func (c *Config) nodeLocal() []netip.Addr {
+	_, noIPv6 := os.Stat("/proc/sys/net/ipv6")
 	var out []netip.Addr
 	for _, text := range []string{cni.NodeLocalV4, cni.NodeLocalV6} {
 		addr := netip.MustParseAddr(text)
+		if addr.Is6() && noIPv6 != nil {
+			continue
+		}
 		if slices.ContainsFunc(c.Containers.CIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() == addr.Is4() }) {
 			out = append(out, addr)
 		}

@@ -37,13 +37,17 @@ func (s *Server) add(ctx context.Context, r cni.AddRequest) (cni.AddReply, error
 	if err != nil {
 		return cni.AddReply{}, err
 	}
-	return cni.AddReply{
+	reply := cni.AddReply{
 		Reservation:   a.Reservation,
 		HostInterface: host,
 		MAC:           a.MAC,
 		MTU:           a.MTU,
 		Addresses:     a.Addresses,
-	}, nil
+	}
+	if s.opts.Resolver != nil {
+		reply.DNS = s.opts.Resolver(a.Name.Namespace)
+	}
+	return reply, nil
 }
 
 // makeRoom removes what an earlier life of the same interface left: a DEL that waits in the spool, an

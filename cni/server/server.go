@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"github.com/sluice-net/sluice/cni"
 	"github.com/sluice-net/sluice/cni/ipam"
 	"github.com/sluice-net/sluice/registry"
@@ -66,7 +68,8 @@ type Options struct {
 	Spool     string         // directory of what plugins could not tell the agent
 	Dataplane Dataplane
 	Registry  Registry
-	Logger    *slog.Logger // nil discards
+	Resolver  func(namespace string) types.DNS // what a container's resolv.conf is to say; nil: nothing
+	Logger    *slog.Logger                     // nil discards
 }
 
 // Server answers the plugin. Requests for one interface are served one after the other, all others

@@ -25,6 +25,7 @@ services: {cidrs: [{{range .S.Services}}"{{.}}", {{end}}]}
 datapath: {socketTranslation: {{not .S.NoSocketTranslation}}, mapScale: {{.S.MapScale}}, attach: {{.S.Attach}}}
 metrics: {listen: "127.0.0.1:9464"}
 policy: {audit: {{.S.Audit}}}
+dns: {upstreams: [{{range .S.Upstreams}}"{{.}}", {{end}}]}
 {{with .S.Flows}}flows: {{.}}{{end}}
 `
 
