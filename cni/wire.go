@@ -15,7 +15,7 @@ import (
 
 const (
 	// readyPatience is more than the second by which linkwatch delays what is not urgent to it.
-	readyPatience = 5 * time.Second
+	readyPatience = 10 * time.Second
 	readyPause    = 500 * time.Microsecond
 )
 

@@ -35,10 +35,8 @@ func Main() {
 	if text == "" {
 		return
 	}
-	if err := serve(text); err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
+	fmt.Println(serve(text)) // what Start tells of a member that does not begin to serve
+	os.Exit(1)
 }
 
 // member is how one is started.
@@ -74,9 +72,8 @@ func serve(text string) error {
 	}
 	<-e.Server.ReadyNotify()
 	fmt.Println(ready)
-	_, _ = io.Copy(io.Discard, os.Stdin) // ends with the parent
-	os.Exit(0)
-	return nil
+	_, err = io.Copy(io.Discard, os.Stdin) // ends with the parent
+	return err
 }
 
 // Cluster is a running one.
