@@ -41,7 +41,7 @@ type demo struct {
 
 func (d *demo) tell(ctx context.Context) error {
 	for _, part := range []func(context.Context) error{
-		d.wire, d.apply, d.socketCalls, d.packetCalls, d.dump, d.isolate, d.remove, d.kill, d.check, d.roundTrips,
+		d.wire, d.apply, d.socketCalls, d.packetCalls, d.dump, d.isolate, d.registered, d.remove, d.kill, d.check, d.roundTrips,
 	} {
 		if err := part(ctx); err != nil {
 			if cause := context.Cause(ctx); cause != nil {
