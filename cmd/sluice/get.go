@@ -64,7 +64,8 @@ func (c *cli) get() *cobra.Command {
 	cmd.Long = "Show services, endpointslices, instances, policies, namespaces, endpoints or nodes.\n\n" +
 		"A service's BACKENDS are those that take new connections, as this node sees them, and those that\n" +
 		"only keep what they have. An endpoint's STATE is ready, unready or draining, or both of these. With\n" +
-		"-o wide there is more of both. NAME of instances is SERVICE, or SERVICE/ID; their STATUS is what\n" +
+		"-o wide there is more of both. A node is away when its agent is not in touch with the registry;\n" +
+		"what it forwards it goes on forwarding. NAME of instances is SERVICE, or SERVICE/ID; their STATUS is what\n" +
 		"counts, and what they say themselves if that is something else.\n\n" +
 		"With -o yaml or json, what \"sluice apply\" takes is shown as Kubernetes objects. A policy's\n" +
 		"status then names the containers that it selects, as -o wide does. \"policies\" shows all kinds\n" +

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +44,10 @@ type agent struct {
 	settled atomic.Bool // the wires are as recorded
 	checker *health.Checker
 
-	dns    *dns.Server   // nil: off
+	dns     *dns.Server // nil: off
+	once    sync.Once
+	exposed http.Handler // the metrics
+
 	owners owners        // whose this node's addresses are
 	guard  *access.Guard // who may write over the network
 
@@ -257,11 +261,17 @@ func (a *agent) serve(ctx context.Context) error {
 	if err := notify("READY=1"); err != nil {
 		a.log.Warn("systemd was not told", "error", err)
 	}
+	h := a.apiHandler(ctx.Done())
 	mux := http.NewServeMux()
 	mux.Handle("/cni/", a.cni.Handler())
-	mux.Handle("/v1/", a.apiHandler(ctx.Done()))
-	err = serveHTTP(ctx, l, mux, a.log)
-	return errors.Join(err, os.Remove(a.config.Socket()))
+	mux.Handle("/v1/", h)
+	servers, ctx := errgroup.WithContext(ctx)
+	servers.Go(func() error { return a.serveAPI(ctx, h) })
+	servers.Go(func() error {
+		err := serveHTTP(ctx, l, mux, a.log)
+		return errors.Join(err, os.Remove(a.config.Socket()))
+	})
+	return servers.Wait()
 }
 
 // putNode makes this node one of the registry's; of an embedded registry the only one.

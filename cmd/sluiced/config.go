@@ -58,6 +58,7 @@ type Config struct {
 		Rate   int // events that each CPU reports at most a second
 		Sample int // report the verdict on one of so many new flows; 0: on none
 	}
+	API     apiConfig
 	Access  accessConfig
 	Health  healthConfig
 	Eureka  eurekaConfig
@@ -100,6 +101,7 @@ func defaults() *Config {
 	c.Datapath.Attach = attachAuto
 	c.Events.Rate = 1000
 	c.Eureka = defaultEureka()
+	c.API = defaultAPI()
 	c.Metrics.Listen = "127.0.0.1:9464"
 	c.DNS = defaultDNS()
 	return c
@@ -210,6 +212,7 @@ func (c *Config) schema(d *document) decoder {
 			"rate":   d.integer(&c.Events.Rate),
 			"sample": d.integer(&c.Events.Sample),
 		}),
+		"api":    c.API.schema(d),
 		"access": c.Access.schema(d),
 		"health": c.Health.schema(d),
 		"eureka": c.Eureka.schema(d),
@@ -249,6 +252,7 @@ func (c *Config) check(d *document) {
 	if n := c.Events.Sample; n < 0 || n > math.MaxInt32 {
 		d.fail("events.sample", "%d: want 0 to %d", n, math.MaxInt32)
 	}
+	c.API.check(d)
 	c.Access.check(d)
 	c.Eureka.check(d)
 	c.DNS.check(d)

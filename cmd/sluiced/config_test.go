@@ -65,6 +65,7 @@ flows:
 datapath:   {socketTranslation: false, mapScale: 2, attach: tcx}
 policy:     {audit: true}
 events:     {rate: 50, sample: 7}
+api:        {listen: ["192.0.2.1:443"], nodeLocal: false, tls: {cert: /c.pem, key: /k.pem, clientCA: /a.pem}}
 access:     {tokens: /t/}
 health:     {exec: true}
 eureka:     {enabled: false, listen: ["192.0.2.1:1"], tls: {cert: /c/, key: /k, clientCA: /ca}, plain: false, namespace: n, rate: 7}
@@ -95,6 +96,8 @@ metrics:    {listen: "[::1]:1"}
 	want.Datapath.MapScale, want.Datapath.Attach = 2, "tcx"
 	want.Policy.Audit = true
 	want.Events.Rate, want.Events.Sample = 50, 7
+	want.API.Listen = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}
+	want.API.TLS = access.TLS{Cert: "/c.pem", Key: "/k.pem", ClientCA: "/a.pem"}
 	want.Access.Tokens = "/t"
 	want.Health.Exec = true
 	want.Eureka = eurekaConfig{

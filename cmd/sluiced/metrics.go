@@ -21,11 +21,16 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{
-		MaxRequestsInFlight: 4,
-		Timeout:             readTimeout,
-	}))
+	mux.Handle("GET /metrics", a.metricsHandler())
 	return serveHTTP(ctx, l, mux, a.log)
+}
+
+// metricsHandler answers with what each part counts.
+func (a *agent) metricsHandler() http.Handler {
+	a.once.Do(func() {
+		a.exposed = promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: readTimeout})
+	})
+	return a.exposed
 }
 
 // metrics gathers what each part counts.

@@ -22,16 +22,24 @@ const (
 
 // serveHTTP answers requests until ctx ends, and then lets those under way finish.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	unused := unusedConns{conns: map[net.Conn]struct{}{}}
-	s := &http.Server{
+	return serveUntil(ctx, newHTTPServer(h, log), l, log)
+}
+
+func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
 		Handler:           h,
 		ReadTimeout:       readTimeout,
 		ReadHeaderTimeout: readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ConnState:         unused.turn,
 	}
+}
+
+// serveUntil runs a server until ctx ends.
+func serveUntil(ctx context.Context, s *http.Server, l net.Listener, log *slog.Logger) error {
+	unused := unusedConns{conns: map[net.Conn]struct{}{}}
+	s.ConnState = unused.turn
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	select {

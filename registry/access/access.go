@@ -104,6 +104,18 @@ func (c Caller) MayWrite() error {
 	return fmt.Errorf("%w: this needs a token or a client certificate (access.tokens, api.tls.clientCA of the agent's configuration)", ErrUnauthenticated)
 }
 
+// MayInspect returns nil if the caller may see how the node does: whoever has a token or a certificate, and the
+// node's own processes.
+func (c Caller) MayInspect() error {
+	if c.scope != scopeNone || slices.ContainsFunc(c.own(), netip.Addr.IsLoopback) {
+		return nil
+	}
+	if c.unknown {
+		return fmt.Errorf("%w: nobody has the token that was shown", ErrUnauthenticated)
+	}
+	return fmt.Errorf("%w: this is for the node's own processes, and for whoever has a token or a client certificate", ErrUnauthenticated)
+}
+
 // MayRegister returns nil if the caller may register instances at these addresses.
 func (c Caller) MayRegister(addrs []netip.Addr) error {
 	if c.scope != scopeNone {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -71,16 +72,12 @@ func (c *Client) DeleteService(ctx context.Context, n registry.Name) (r Results,
 
 // Services returns the services of a namespace, or with "" of all, sorted by name.
 func (c *Client) Services(ctx context.Context, namespace string) ([]Service, error) {
-	var l List[Service]
-	err := c.do(ctx, http.MethodGet, "/v1/services?namespace="+url.QueryEscape(namespace), nil, &l)
-	return l.Items, err
+	return all[Service](ctx, c, "/v1/services", url.Values{"namespace": {namespace}})
 }
 
 // KubernetesServices returns the same as Kubernetes objects in JSON.
 func (c *Client) KubernetesServices(ctx context.Context, namespace string) ([]json.RawMessage, error) {
-	var l List[json.RawMessage]
-	err := c.do(ctx, http.MethodGet, "/v1/services?as=kubernetes&namespace="+url.QueryEscape(namespace), nil, &l)
-	return l.Items, err
+	return all[json.RawMessage](ctx, c, "/v1/services", url.Values{"as": {"kubernetes"}, "namespace": {namespace}})
 }
 
 // Service returns one service.
@@ -97,16 +94,12 @@ func (c *Client) KubernetesService(ctx context.Context, n registry.Name) (object
 
 // Slices returns the slices of a namespace, or with "" of all, sorted by name.
 func (c *Client) Slices(ctx context.Context, namespace string) ([]registry.Slice, error) {
-	var l List[registry.Slice]
-	err := c.do(ctx, http.MethodGet, "/v1/endpointslices?namespace="+url.QueryEscape(namespace), nil, &l)
-	return l.Items, err
+	return all[registry.Slice](ctx, c, "/v1/endpointslices", url.Values{"namespace": {namespace}})
 }
 
 // KubernetesSlices returns the same as Kubernetes objects in JSON.
 func (c *Client) KubernetesSlices(ctx context.Context, namespace string) ([]json.RawMessage, error) {
-	var l List[json.RawMessage]
-	err := c.do(ctx, http.MethodGet, "/v1/endpointslices?as=kubernetes&namespace="+url.QueryEscape(namespace), nil, &l)
-	return l.Items, err
+	return all[json.RawMessage](ctx, c, "/v1/endpointslices", url.Values{"as": {"kubernetes"}, "namespace": {namespace}})
 }
 
 // DeleteSlice deletes one slice.
@@ -118,17 +111,13 @@ func (c *Client) DeleteSlice(ctx context.Context, n registry.Name) (r Results, e
 // Policies returns the policies of a namespace, or with "" of all, and those of the whole cluster, in the
 // order in which they are asked. With containers each says which ones it is about.
 func (c *Client) Policies(ctx context.Context, namespace string, containers bool) ([]Policy, error) {
-	var l List[Policy]
-	err := c.do(ctx, http.MethodGet, fmt.Sprintf("/v1/policies?containers=%t&namespace=%s", containers, url.QueryEscape(namespace)), nil, &l)
-	return l.Items, err
+	return all[Policy](ctx, c, "/v1/policies", url.Values{"containers": {strconv.FormatBool(containers)}, "namespace": {namespace}})
 }
 
 // KubernetesPolicies returns the same as Kubernetes objects in JSON; status.containers says which containers
 // a policy is about.
 func (c *Client) KubernetesPolicies(ctx context.Context, namespace string) ([]json.RawMessage, error) {
-	var l List[json.RawMessage]
-	err := c.do(ctx, http.MethodGet, "/v1/policies?as=kubernetes&namespace="+url.QueryEscape(namespace), nil, &l)
-	return l.Items, err
+	return all[json.RawMessage](ctx, c, "/v1/policies", url.Values{"as": {"kubernetes"}, "namespace": {namespace}})
 }
 
 // DeletePolicy deletes one policy.
@@ -143,16 +132,12 @@ func (c *Client) DeletePolicy(ctx context.Context, id registry.PolicyID) (r Resu
 
 // Namespaces returns the namespaces with all their labels, sorted by name.
 func (c *Client) Namespaces(ctx context.Context) ([]registry.Namespace, error) {
-	var l List[registry.Namespace]
-	err := c.do(ctx, http.MethodGet, "/v1/namespaces", nil, &l)
-	return l.Items, err
+	return all[registry.Namespace](ctx, c, "/v1/namespaces", nil)
 }
 
 // KubernetesNamespaces returns the same as Kubernetes objects in JSON.
 func (c *Client) KubernetesNamespaces(ctx context.Context) ([]json.RawMessage, error) {
-	var l List[json.RawMessage]
-	err := c.do(ctx, http.MethodGet, "/v1/namespaces?as=kubernetes", nil, &l)
-	return l.Items, err
+	return all[json.RawMessage](ctx, c, "/v1/namespaces", url.Values{"as": {"kubernetes"}})
 }
 
 // DeleteNamespace deletes a namespace's labels, and nothing that lies in it.
@@ -163,9 +148,7 @@ func (c *Client) DeleteNamespace(ctx context.Context, name string) (r Results, e
 
 // Endpoints returns all endpoints, sorted by id.
 func (c *Client) Endpoints(ctx context.Context) ([]registry.Endpoint, error) {
-	var l List[registry.Endpoint]
-	err := c.do(ctx, http.MethodGet, "/v1/endpoints", nil, &l)
-	return l.Items, err
+	return all[registry.Endpoint](ctx, c, "/v1/endpoints", nil)
 }
 
 // Label sets and removes labels of a container.

@@ -29,9 +29,7 @@ type Restored struct {
 
 // Nodes returns all nodes, sorted by name.
 func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
-	var l List[Node]
-	err := c.do(ctx, http.MethodGet, "/v1/nodes", nil, &l)
-	return l.Items, err
+	return all[Node](ctx, c, "/v1/nodes", nil)
 }
 
 // DeleteNode deletes a node that is no more, with the endpoints that it had.

@@ -25,12 +25,17 @@ func (s *Server) apply(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, faults(err)
 	}
-	before, err := s.checkAll(r.Context(), objects)
+	return s.writeAll(r.Context(), objects)
+}
+
+// writeAll writes all objects if the store would take every one of them.
+func (s *Server) writeAll(ctx context.Context, objects []kube.Object) (any, error) {
+	before, err := s.checkAll(ctx, objects)
 	if err != nil {
 		return nil, err
 	}
 	results := make([]api.Result, len(objects))
-	revision, err := s.commit(r.Context(), objects, results)
+	revision, err := s.commit(ctx, objects, results)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +43,7 @@ func (s *Server) apply(r *http.Request) (any, error) {
 		if o.Service == nil {
 			continue
 		}
-		stored, rev, err := s.Store.PutService(r.Context(), *o.Service)
+		stored, rev, err := s.Store.PutService(ctx, *o.Service)
 		if err != nil {
 			e := refusal(o, err)
 			e.Results = done(results)
@@ -54,7 +59,7 @@ func (s *Server) apply(r *http.Request) (any, error) {
 		results[i] = api.Result{Kind: kube.Service, Name: stored.Name, Action: action, VIPs: stored.VIPs}
 	}
 	out := api.Results{Results: results}
-	s.synced(r.Context(), revision, &out)
+	s.synced(ctx, revision, &out)
 	return out, nil
 }
 

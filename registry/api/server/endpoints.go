@@ -23,10 +23,6 @@ const (
 	minPrefix = 4  // of a container id
 )
 
-func (s *Server) endpoints(*http.Request) (any, error) {
-	return api.List[registry.Endpoint]{Items: s.Catalog.Endpoints()}, nil
-}
-
 // label changes the labels of every interface of one container.
 func (s *Server) label(r *http.Request) (any, error) {
 	var req api.LabelRequest

@@ -35,10 +35,15 @@ func (s *Server) observe() {
 		return
 	}
 	s.mux.HandleFunc("GET /v1/events", s.events)
-	s.handle("GET /v1/why", s.why)
+	s.handleWrite("GET /v1/why", s.why)
 }
 
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	// They tell of everybody's traffic: that is for who may do everything.
+	if err := s.caller(r).MayWrite(); err != nil {
+		s.fail(w, r, asError(err))
+		return
+	}
 	q, err := api.ParseEventQuery(r.URL.Query())
 	if err != nil {
 		s.fail(w, r, &api.Error{Status: http.StatusBadRequest, Message: "events: " + err.Error()})
@@ -50,17 +55,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer stream.Close()
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := s.streamContext(r.Context())
 	defer cancel()
-	if s.Stopping != nil {
-		go func() {
-			select {
-			case <-s.Stopping:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
 	s.sendEvents(ctx, w, stream, q.Limit)
 }
 

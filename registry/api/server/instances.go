@@ -19,7 +19,6 @@ func (s *Server) routeInstances() {
 	if s.Registrar == nil {
 		return
 	}
-	s.handle("GET /v1/instances", s.instances)
 	s.handle("POST /v1/instances", s.register)
 	s.handle("GET /v1/instances/{namespace}/{service}/{id}", s.instance)
 	s.handle("PUT /v1/instances/{namespace}/{service}/{id}", s.register)
@@ -28,15 +27,6 @@ func (s *Server) routeInstances() {
 	s.handle("POST /v1/instances/{namespace}/{service}/{id}/heartbeat", s.heartbeat)
 	s.handle("PUT /v1/instances/{namespace}/{service}/{id}/override", s.override)
 	s.handle("DELETE /v1/instances/{namespace}/{service}/{id}/override", s.override)
-}
-
-// instances shows those of a namespace, a service, a node or a status, or all.
-func (s *Server) instances(r *http.Request) (any, error) {
-	q, err := parseQuery(kindInstance, r.URL.Query(), "namespace", "service", "status", "node")
-	if err != nil {
-		return nil, err
-	}
-	return s.list(q, q.wantsInstance, showInstance)
 }
 
 func (q *query) wantsInstance(object any) bool {
@@ -51,7 +41,9 @@ func (q *query) wantsInstance(object any) bool {
 	return true
 }
 
-func showInstance(object any) any { return object.(*instance).shown() }
+func showInstances(*Server, *query) func(any) any {
+	return func(object any) any { return object.(*instance).shown() }
+}
 
 func (s *Server) instance(r *http.Request) (any, error) {
 	i, err := s.View.instance(pathInstance(r))

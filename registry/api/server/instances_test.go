@@ -283,7 +283,7 @@ func TestViewAgainstSimple(t *testing.T) {
 	text := func(s *snapshot) string {
 		var b bytes.Buffer
 		for _, it := range s.kinds[kindNode] {
-			fmt.Fprint(&b, it.id, it.object.(*registry.Node).Zone, " ")
+			fmt.Fprint(&b, it.id, it.object.(*node).Zone, " ")
 		}
 		return b.String()
 	}

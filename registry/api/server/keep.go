@@ -22,32 +22,15 @@ type Keeper interface {
 }
 
 func (s *Server) routeKeeping() {
-	s.handle("GET /v1/nodes", s.nodes)
 	if s.Keeper == nil {
 		return
 	}
-	s.handle("DELETE /v1/nodes/{name}", s.deleteNode)
+	s.handleWrite("DELETE /v1/nodes/{name}", s.deleteNode)
 	s.mux.HandleFunc("GET /v1/backup", s.backup)
 	s.mux.HandleFunc("POST /v1/restore", s.restore)
 }
 
-func (s *Server) nodes(*http.Request) (any, error) {
-	at := s.Catalog.EndpointsByNode()
-	list := api.List[api.Node]{Items: []api.Node{}}
-	for _, n := range s.Catalog.Nodes() {
-		item := api.Node{Node: n, Endpoints: at[n.Name]}
-		if l, alive := s.Catalog.NodeLease(n.Name); alive {
-			item.Agent = &l
-		}
-		list.Items = append(list.Items, item)
-	}
-	return list, nil
-}
-
 func (s *Server) deleteNode(r *http.Request) (any, error) {
-	if err := s.caller(r).MayWrite(); err != nil {
-		return nil, err
-	}
 	name := r.PathValue("name")
 	rev, err := s.Keeper.DeleteNode(r.Context(), name)
 	if err != nil {

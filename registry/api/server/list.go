@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/access"
 	"github.com/sluice-net/sluice/registry/api"
 )
 
@@ -30,6 +31,10 @@ type query struct {
 	selector labels.Selector // nil: every object
 	limit    int
 	from     *pageEnd // nil: the beginning
+	// kubernetes shows the objects as Kubernetes does.
+	kubernetes bool
+	watch      bool
+	revision   int64 // of a watch: where it goes on from; 0: it begins with all there is
 }
 
 // pageEnd is where a page ends, as its reader gets it.
@@ -73,6 +78,9 @@ func parseQuery(k kind, v url.Values, keys ...string) (*query, error) {
 		}
 		q.limit = int(min(n, maxPage))
 	}
+	if err := q.parseWatch(); err != nil {
+		return nil, err
+	}
 	if text := v.Get("continue"); text != "" {
 		from, err := parsePageEnd(text)
 		if err != nil || from.Kind != k {
@@ -81,6 +89,31 @@ func parseQuery(k kind, v url.Values, keys ...string) (*query, error) {
 		q.from = &from
 	}
 	return q, nil
+}
+
+// parseWatch reads what says what kind of answer is wanted.
+func (q *query) parseWatch() (err error) {
+	switch as := q.values.Get("as"); as {
+	case "":
+	case "kubernetes":
+		q.kubernetes = true
+	default:
+		return badRequest("as=%.64q: want kubernetes, or nothing", as)
+	}
+	if text := q.values.Get("watch"); text != "" {
+		if q.watch, err = strconv.ParseBool(text); err != nil {
+			return badRequest("watch=%.64q: want 1 or nothing", text)
+		}
+	}
+	if text := q.values.Get("revision"); text != "" {
+		if q.revision, err = strconv.ParseInt(text, 10, 64); err != nil || q.revision < 0 || !q.watch {
+			return badRequest("revision=%.64q: want that of a list or an event, and watch=1", text)
+		}
+	}
+	if q.watch && (q.values.Has("limit") || q.values.Has("continue")) {
+		return badRequest("limit and continue are not for a watch")
+	}
+	return nil
 }
 
 func badRequest(format string, args ...any) error {
@@ -106,15 +139,42 @@ func (p pageEnd) String() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
+// handleList registers the list and the watch of a resource.
+func (s *Server) handleList(res *resource) {
+	list := s.answer(func(r *http.Request) (any, error) {
+		q, err := parseQuery(res.kind, r.URL.Query(), res.keys...)
+		if err != nil {
+			return nil, err
+		}
+		return s.list(r, res, q)
+	})
+	s.mux.HandleFunc("GET "+res.path, func(w http.ResponseWriter, r *http.Request) {
+		q, err := parseQuery(res.kind, r.URL.Query(), res.keys...)
+		if err == nil && q.watch {
+			s.watch(w, r, res, q)
+			return
+		}
+		list(w, r)
+	})
+}
+
+// pageCharge is how many items of an answer count for a request.
+const pageCharge = 10
+
 // list answers with a page of what there was when the first page was asked for.
-func (s *Server) list(q *query, wants func(any) bool, show func(any) any) (any, error) {
-	snap := s.View.snapshot()
-	start := 0
-	if q.from != nil {
+func (s *Server) list(r *http.Request, res *resource, q *query) (any, error) {
+	snap, start := s.View.snapshot(), 0
+	if q.from != nil && q.kind != kindNamespace {
 		if snap = s.View.at(q.from.Revision); snap == nil {
 			return nil, &api.Error{Status: http.StatusGone, Message: "continue: the list has changed, and the pages of that time are not kept any more: begin again"}
 		}
-		start, _ = slices.BinarySearchFunc(snap.kinds[q.kind], q.from.After, func(it *item, after string) int {
+	}
+	items := snap.kinds[q.kind]
+	if q.kind == kindNamespace {
+		items = s.namespaceItems() // of which most have no object, and no revision
+	}
+	if q.from != nil {
+		start, _ = slices.BinarySearchFunc(items, q.from.After, func(it *item, after string) int {
 			if it.order <= after {
 				return -1
 			}
@@ -122,9 +182,9 @@ func (s *Server) list(q *query, wants func(any) bool, show func(any) any) (any, 
 		})
 	}
 	page := api.List[any]{Items: []any{}, Revision: snap.revision}
-	last := ""
-	for _, it := range snap.kinds[q.kind][start:] {
-		if !q.wants(it.object) || wants != nil && !wants(it.object) {
+	last, show := "", res.show(s, q)
+	for _, it := range items[start:] {
+		if !q.wants(res, it.object) {
 			continue
 		}
 		if len(page.Items) == q.limit {
@@ -134,12 +194,32 @@ func (s *Server) list(q *query, wants func(any) bool, show func(any) any) (any, 
 		}
 		page.Items, last = append(page.Items, show(it.object)), it.order
 	}
+	access.Charge(r.Context(), len(page.Items)/pageCharge)
 	return page, nil
 }
 
-// wants applies what every list can be asked for.
-func (q *query) wants(object any) bool {
-	if i, ok := object.(*instance); ok && i.Instance == nil {
+// namespaceItems are the namespaces that have an object or that something lies in.
+func (s *Server) namespaceItems() []*item {
+	var items []*item
+	for _, n := range s.Catalog.Namespaces() {
+		items = append(items, &item{id: n.Name, order: n.Name, object: &n})
+	}
+	return items
+}
+
+// lyingIn returns a namespace that has no object if something lies in it; nil: nothing does.
+func (s *Server) lyingIn(name string) any {
+	for _, it := range s.namespaceItems() {
+		if it.id == name {
+			return it.object
+		}
+	}
+	return nil
+}
+
+// wants reports whether an object is one of those that are asked for.
+func (q *query) wants(res *resource, object any) bool {
+	if !known(object) || res.wants != nil && !res.wants(q, object) {
 		return false
 	}
 	return q.selector == nil || q.selector.Matches(labels.Set(labelsOf(object)))
@@ -158,6 +238,8 @@ func labelsOf(object any) map[string]string {
 		return o.Labels
 	case *instance:
 		return o.Metadata
+	case *node:
+		return map[string]string{"topology.kubernetes.io/zone": o.Zone, "kubernetes.io/hostname": o.Name}
 	}
 	return nil
 }

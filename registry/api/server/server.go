@@ -49,6 +49,11 @@ type Agent interface {
 	WaitSynced(ctx context.Context, revision int64) error
 }
 
+// Watcher follows the registry from a revision on: a registry.Hub.
+type Watcher interface {
+	WatchFrom(ctx context.Context, rev int64) (<-chan registry.Batch, error)
+}
+
 // Options says what stands behind the API.
 type Options struct {
 	Store   Store
@@ -59,6 +64,10 @@ type Options struct {
 	Keeper Keeper
 	// View is what lists, and all about instances, are answered from; nil: one is made that its owner feeds.
 	View *View
+	// Watch is what watches follow; nil: there are none.
+	Watch Watcher
+	// Metrics answers GET /v1/metrics; nil: nobody does.
+	Metrics http.Handler
 	// Registrar is where instances register; nil: there are none.
 	Registrar registry.Registrar
 	// Guard says who may write; nil: root's processes by a unix socket, and holders of client certificates.
@@ -77,6 +86,8 @@ type Server struct {
 	Options
 	mux         *http.ServeMux
 	streamWrite time.Duration // for each event of a stream
+	bookmark    time.Duration // between two bookmarks of a watch
+	ready       readiness
 }
 
 // New returns a server.
@@ -93,25 +104,16 @@ func New(o Options) *Server {
 	if o.Guard == nil {
 		o.Guard = &access.Guard{}
 	}
-	s := &Server{Options: o, mux: http.NewServeMux(), streamWrite: defaultStreamWrite}
-	s.handle("GET /v1/status", s.status)
+	s := &Server{Options: o, mux: http.NewServeMux(), streamWrite: defaultStreamWrite, bookmark: defaultBookmark}
 	s.handle("GET /v1/version", s.version)
-	s.handle("GET /v1/check", s.check)
-	s.handle("POST /v1/apply", s.apply)
-	s.handle("POST /v1/delete", s.deleteDocuments)
-	s.handle("GET /v1/services", s.services)
-	s.handle("GET /v1/services/{namespace}/{name}", s.service)
-	s.handle("DELETE /v1/services/{namespace}/{name}", s.deleteService)
-	s.handle("GET /v1/endpointslices", s.slices)
-	s.handle("DELETE /v1/endpointslices/{namespace}/{name}", s.deleteSlice)
-	s.handle("GET /v1/policies", s.policies)
-	s.handle("DELETE /v1/policies/{kind}/{name}", s.deletePolicy)
-	s.handle("DELETE /v1/policies/{kind}/{namespace}/{name}", s.deletePolicy)
-	s.handle("GET /v1/namespaces", s.namespaces)
-	s.handle("DELETE /v1/namespaces/{name}", s.deleteNamespace)
-	s.handle("GET /v1/endpoints", s.endpoints)
-	s.handle("POST /v1/endpoints/label", s.label)
-	s.handle("POST /v1/endpoints/mark", s.mark)
+	s.handleFor(access.Caller.MayInspect, "GET /v1/status", s.status)
+	s.handleWrite("GET /v1/check", s.check) // it costs more than any other question
+	s.handleWrite("POST /v1/apply", s.apply)
+	s.handleWrite("POST /v1/delete", s.deleteDocuments)
+	s.handleWrite("POST /v1/endpoints/label", s.label)
+	s.handleWrite("POST /v1/endpoints/mark", s.mark)
+	s.route()
+	s.routeHealth()
 	s.routeKeeping()
 	s.routeInstances()
 	s.observe()
@@ -121,12 +123,35 @@ func New(o Options) *Server {
 	return s
 }
 
+// TooMany refuses a request of a client that makes too many.
+func (s *Server) TooMany(w http.ResponseWriter, r *http.Request) {
+	s.fail(w, r, &api.Error{Status: http.StatusTooManyRequests, Message: "this client makes too many requests: wait a little"})
+}
+
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// handle registers a handler that returns what to answer, or an error.
+// handle registers a handler that returns what to answer, or an error; nil is an empty answer.
 func (s *Server) handle(pattern string, h func(*http.Request) (any, error)) {
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	s.mux.HandleFunc(pattern, s.answer(h))
+}
+
+// handleWrite is the same for those who may write everything.
+func (s *Server) handleWrite(pattern string, h func(*http.Request) (any, error)) {
+	s.handleFor(access.Caller.MayWrite, pattern, h)
+}
+
+func (s *Server) handleFor(may func(access.Caller) error, pattern string, h func(*http.Request) (any, error)) {
+	s.handle(pattern, func(r *http.Request) (any, error) {
+		if err := may(s.caller(r)); err != nil {
+			return nil, err
+		}
+		return h(r)
+	})
+}
+
+func (s *Server) answer(h func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
 		defer cancel()
 		boundBody(w, r)
@@ -140,7 +165,7 @@ func (s *Server) handle(pattern string, h func(*http.Request) (any, error)) {
 			return
 		}
 		write(w, http.StatusOK, answer)
-	})
+	}
 }
 
 // caller tells who sent a request.

@@ -409,11 +409,9 @@ func TestMark(t *testing.T) {
 		}
 	}
 	for _, body := range []string{`{"container":"web","unready":true,"drain":true}`, `{"container":`, `[]`} {
-		w := httptest.NewRecorder()
-		New(Options{Store: f.store, Catalog: f.store.catalog, Agent: f.agent}).
-			ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/endpoints/mark", strings.NewReader(body)))
-		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "read mark request") {
-			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		status, answer := f.ask(t, http.MethodPost, "/v1/endpoints/mark", body)
+		if status != http.StatusBadRequest || !strings.Contains(answer, "read mark request") {
+			t.Errorf("%s: %d %s", body, status, answer)
 		}
 	}
 }

@@ -64,6 +64,25 @@ type instance struct {
 	leased             bool
 }
 
+// node is what is known of one.
+type node struct {
+	*registry.Node                     // nil: only its agent is known yet
+	agent          *registry.NodeLease // nil: away
+}
+
+// known reports whether an object is there: of some only what stands beside it is.
+func known(object any) bool {
+	switch o := object.(type) {
+	case nil:
+		return false
+	case *instance:
+		return o.Instance != nil
+	case *node:
+		return o.Node != nil
+	}
+	return true
+}
+
 // snapshot is every object at one revision, sorted.
 type snapshot struct {
 	revision int64
@@ -110,8 +129,12 @@ func (v *View) apply(ch *registry.Change) {
 	if !ok {
 		return
 	}
-	if k == kindInstance {
+	switch k {
+	case kindInstance:
 		v.applyInstance(ch, id)
+		return
+	case kindNode:
+		v.applyNode(ch, id)
 		return
 	}
 	if ch.Deleted {
@@ -126,8 +149,6 @@ func (v *View) apply(ch *registry.Change) {
 		it.object = ch.Slice
 	case kindEndpoint:
 		it.object = ch.Endpoint
-	case kindNode:
-		it.object = ch.Node
 	case kindNamespace:
 		it.object = ch.Namespace
 	case kindPolicy:
@@ -161,6 +182,29 @@ func (v *View) applyInstance(ch *registry.Change, id string) {
 	v.kinds[kindInstance].put(&item{id: id, order: id, object: &now})
 }
 
+// applyNode notes what a change says of a node: the object, or its agent's lease.
+func (v *View) applyNode(ch *registry.Change, id string) {
+	var now node
+	if old := v.kinds[kindNode].items[id]; old != nil {
+		now = *old.object.(*node)
+	}
+	switch {
+	case ch.Node != nil && ch.Deleted:
+		now.Node = nil
+	case ch.Node != nil:
+		now.Node = ch.Node
+	case ch.Deleted:
+		now.agent = nil
+	default:
+		now.agent = ch.NodeLease
+	}
+	if now == (node{}) {
+		v.kinds[kindNode].drop(id)
+		return
+	}
+	v.kinds[kindNode].put(&item{id: id, order: id, object: &now})
+}
+
 func (k *kindView) put(it *item) {
 	k.drop(it.id)
 	k.items[it.id], k.fresh[it.id], k.stale = it, it, true
@@ -185,6 +229,8 @@ func keyOf(ch *registry.Change) (k kind, id string, ok bool) {
 		return kindEndpoint, joinID(ch.Endpoint.Node, ch.Endpoint.ContainerID, ch.Endpoint.Interface), true
 	case ch.Node != nil:
 		return kindNode, ch.Node.Name, true
+	case ch.NodeLease != nil:
+		return kindNode, ch.NodeLease.Node, true
 	case ch.Namespace != nil:
 		return kindNamespace, ch.Namespace.Name, true
 	case ch.Policy != nil:
@@ -218,10 +264,7 @@ func (v *View) get(k kind, id string) any {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	it := v.kinds[k].items[id]
-	if it == nil {
-		return nil
-	}
-	if i, ok := it.object.(*instance); ok && i.Instance == nil {
+	if it == nil || !known(it.object) {
 		return nil
 	}
 	return it.object
