@@ -20,17 +20,14 @@ const maxRecent = 50_000
 // list brings what is told of up to date after a batch.
 func (v *view) list(t *touched) {
 	for id, before := range t.instances {
-		g := v.group(id.Service)
-		if t.services[id.Service] || len(g.stands) > 0 || g.vip().IsValid() {
-			t.services[id.Service] = true // as a whole, below
-			if len(g.stands) == 0 && before != nil && v.real[id] == nil {
-				v.hide(before.key)
-			}
-			continue
-		}
-		e := v.real[id]
-		if before != nil && (e == nil || e.key != before.key) {
+		g, e := v.group(id.Service), v.real[id]
+		stands, gone := len(g.stands) > 0, before != nil && (e == nil || e.key != before.key)
+		if gone && !stands {
 			v.hide(before.key)
+		}
+		if stands || g.vip().IsValid() {
+			t.services[id.Service] = true
+			continue
 		}
 		if e != nil {
 			v.show(e)
@@ -38,7 +35,9 @@ func (v *view) list(t *touched) {
 		v.tidy(id.Service)
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.services)) {
-		v.listGroup(name)
+		if g := v.group(name); len(g.stands) > 0 || g.vip().IsValid() {
+			v.listGroup(name)
+		}
 		v.tidy(name)
 	}
 }

@@ -145,8 +145,6 @@ func (q *request) instanceFormat() (f wire.Format, ok bool) {
 // getServer tells of the server itself. Nobody depends on what exactly.
 func (s *Server) getServer(q *request) {
 	up := s.o.Now().Sub(s.started)
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
 	host, _ := q.Context().Value(http.LocalAddrContextKey).(interface{ String() string })
 	address := netip.IPv4Unspecified().String()
 	if host != nil {
@@ -158,8 +156,7 @@ func (s *Server) getServer(q *request) {
 	q.text(http.StatusOK, f.ContentType(), string(f.AppendServer(nil, &wire.Server{
 		General: map[string]string{
 			"environment": "sluice", "num-of-cpus": strconv.Itoa(runtime.NumCPU()),
-			"current-memory-usage": fmt.Sprintf("%dmb", m.HeapInuse>>20),
-			"server-uptime":        fmt.Sprintf("%02d:%02d", int(up.Hours()), int(up.Minutes())%60),
+			"server-uptime": fmt.Sprintf("%02d:%02d", int(up.Hours()), int(up.Minutes())%60),
 		},
 		Instance: &wire.Instance{
 			InstanceID: s.o.Node, HostName: s.o.Node, App: "EUREKA", IPAddr: address, Status: wire.Up, Overridden: wire.Unknown,

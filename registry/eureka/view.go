@@ -24,7 +24,8 @@ type view struct {
 	real    map[registry.InstanceID]*entry // every instance
 	byID    map[string][]registry.InstanceID
 	failing map[registry.InstanceID]bool
-	groups  map[string]*group // by service
+	said    map[registry.InstanceID]wire.Status // what operators said
+	groups  map[string]*group                   // by service
 
 	listed  book                       // what is told of: instances, and what stands for VIPs
 	counts  wire.Counts                // of them
@@ -55,6 +56,7 @@ func (v *view) reset() {
 	v.real = map[registry.InstanceID]*entry{}
 	v.byID = map[string][]registry.InstanceID{}
 	v.failing = map[registry.InstanceID]bool{}
+	v.said = map[registry.InstanceID]wire.Status{}
 	v.groups = map[string]*group{}
 }
 
@@ -158,6 +160,9 @@ func (v *view) set(e *entry) {
 		v.byID[id.ID] = append(v.byID[id.ID], id)
 	}
 	v.real[id] = e
+	if delete(v.said, id); e.wire.Overridden != wire.Unknown {
+		v.said[id] = e.wire.Overridden
+	}
 	v.group(id.Service).members[id] = e
 }
 
@@ -167,6 +172,7 @@ func (v *view) drop(id registry.InstanceID) {
 	}
 	delete(v.real, id)
 	delete(v.failing, id)
+	delete(v.said, id)
 	delete(v.group(id.Service).members, id)
 	rest := slices.DeleteFunc(v.byID[id.ID], func(o registry.InstanceID) bool { return o == id })
 	if v.byID[id.ID] = rest; len(rest) == 0 {
@@ -225,11 +231,9 @@ func (v *view) withID(id string) *entry {
 func (v *view) overrides() map[string]wire.Status {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	m := map[string]wire.Status{}
-	for _, e := range v.real {
-		if e.wire.Overridden != wire.Unknown {
-			m[e.id] = e.wire.Overridden
-		}
+	m := make(map[string]wire.Status, len(v.said))
+	for id, s := range v.said {
+		m[id.ID] = s
 	}
 	return m
 }

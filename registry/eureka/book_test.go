@@ -1,0 +1,374 @@
+package eureka
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/access"
+	"github.com/sluice-net/sluice/registry/eureka/wire"
+)
+
+// memory is a store without one.
+type memory struct {
+	mu      sync.Mutex
+	rev     int64
+	items   map[registry.InstanceID]registry.Instance
+	batches chan registry.Batch
+}
+
+func newMemory(items ...registry.Instance) *memory {
+	m := &memory{items: map[registry.InstanceID]registry.Instance{}, batches: make(chan registry.Batch, 16)}
+	b := registry.Batch{Snapshot: true}
+	for i := range items {
+		m.items[items[i].InstanceID] = items[i]
+		b.Changes = append(b.Changes, registry.Change{Instance: &items[i]})
+	}
+	m.batches <- b
+	return m
+}
+
+func (m *memory) Watch(ctx context.Context) <-chan registry.Batch {
+	out := make(chan registry.Batch)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case b := <-m.batches:
+				out <- b
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+func (m *memory) write(i registry.Instance, deleted bool) int64 {
+	m.rev++
+	m.batches <- registry.Batch{Revision: m.rev, Changes: []registry.Change{{Instance: &i, Deleted: deleted}}}
+	return m.rev
+}
+
+func (m *memory) Register(_ context.Context, i registry.Instance) (registry.Instance, int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i.Updated = time.UnixMilli(m.rev + 1)
+	m.items[i.InstanceID] = i
+	return i, m.write(i, false), nil
+}
+
+func (m *memory) Renew(_ context.Context, id registry.InstanceID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.items[id]; !ok {
+		return registry.ErrNotFound
+	}
+	return nil
+}
+
+func (m *memory) Update(ctx context.Context, id registry.InstanceID, edit func(*registry.Instance) error) (registry.Instance, int64, error) {
+	m.mu.Lock()
+	i, ok := m.items[id]
+	m.mu.Unlock()
+	if !ok {
+		return i, 0, registry.ErrNotFound
+	}
+	i.Metadata = maps.Clone(i.Metadata)
+	if err := edit(&i); err != nil {
+		return i, 0, err
+	}
+	return m.Register(ctx, i)
+}
+
+func (m *memory) Deregister(_ context.Context, id registry.InstanceID) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, ok := m.items[id]
+	if !ok {
+		return 0, registry.ErrNotFound
+	}
+	delete(m.items, id)
+	return m.write(i, true), nil
+}
+
+// serve runs a server on a store in memory.
+func serve(t testing.TB, m *memory) *Server {
+	t.Helper()
+	own := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	s := New(Options{Source: m, Registrar: m, Node: "n", Rate: 1 << 30, Guard: &access.Guard{Own: func(netip.Addr) []netip.Addr { return own }}})
+	ctx, stop := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	group.Go(func() { s.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		group.Wait()
+	})
+	if err := s.Wait(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func instances(n, apps int) []registry.Instance {
+	list := make([]registry.Instance, n)
+	for i := range list {
+		app := fmt.Sprintf("service-%d", i%apps)
+		w := &wire.Instance{
+			InstanceID: fmt.Sprintf("host-%d.example:%s:8080", i, app), HostName: fmt.Sprintf("host-%d.example", i), App: strings.ToUpper(app),
+			IPAddr: fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), Status: wire.Up, Overridden: wire.Unknown,
+			Port: wire.Port{Number: 8080, Enabled: true}, SecurePort: wire.Port{Number: 443}, CountryID: 1, DataCenter: &wire.DataCenter{Name: wire.MyOwn},
+			Lease: wire.Lease{Renewal: 30, Duration: 90}, Metadata: map[string]string{"management.port": "8080", "zone": fmt.Sprintf("z%d", i%3)},
+			HomePage: fmt.Sprintf("http://host-%d.example:8080/", i), StatusPage: fmt.Sprintf("http://host-%d.example:8080/actuator/info", i),
+			HealthCheck: fmt.Sprintf("http://host-%d.example:8080/actuator/health", i), VIP: app, SecureVIP: app, LastDirty: int64(1 + i),
+		}
+		var err error
+		if list[i], err = register("default", w, nil, false, time.UnixMilli(1)); err != nil {
+			panic(err)
+		}
+		list[i].Registered, list[i].Updated = time.UnixMilli(1), time.UnixMilli(1)
+	}
+	return list
+}
+
+// TestBook compares a book with a map through random changes: what is in it, and what it is written as in every form,
+// by pages of which most were written before.
+func TestBook(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(3, 4))
+	var b book
+	model := map[key]*entry{}
+	wrote := 0
+	for step := range 4000 {
+		k := key{fmt.Sprintf("A%d", r.IntN(12)), fmt.Sprintf("i%d", r.IntN(100))}
+		grow := step%1000 < 700
+		if grow == (r.IntN(4) > 0) {
+			e := &entry{key: k, wire: &wire.Instance{App: k.app, InstanceID: k.id, HostName: fmt.Sprint(step), DataCenter: &wire.DataCenter{}}}
+			e.renewed = newEntry(&registry.Instance{}, false, nil).renewed
+			if old := b.put(e); old != model[k] {
+				t.Fatalf("put %v: replaced %v, want %v", k, old, model[k])
+			}
+			model[k] = e
+		} else {
+			if old := b.remove(k); old != model[k] {
+				t.Fatalf("removed %v: %v, want %v", k, old, model[k])
+			}
+			delete(model, k)
+		}
+		if b.count != len(model) || b.get(k) != model[k] {
+			t.Fatalf("%d of %d entries, %v", b.count, len(model), b.get(k))
+		}
+		if step%97 != 0 {
+			continue
+		}
+		var list []*wire.Instance
+		var ofApp []*entry
+		for _, k2 := range slices.SortedFunc(maps.Keys(model), key.compare) {
+			list = append(list, model[k2].wire)
+			if k2.app == k.app {
+				ofApp = append(ofApp, model[k2])
+			}
+		}
+		if got := b.app(k.app); !slices.Equal(got, ofApp) {
+			t.Fatalf("application %s: %d entries, want %d", k.app, len(got), len(ofApp))
+		}
+		for f := range form(forms) {
+			want := f.format().AppendApplications(nil, &wire.Applications{Version: 1, Instances: list})
+			if got := textOf(t, whole(b.pages, f, &wrote)); !bytes.Equal(got, want) {
+				t.Fatalf("step %d, form %d: got\n%s\nwant\n%s", step, f, got, want)
+			}
+		}
+	}
+	for _, p := range b.pages {
+		if len(p.entries) == 0 || len(p.entries) > maxPage {
+			t.Errorf("a page of %d", len(p.entries))
+		}
+	}
+}
+
+// whole writes pages with head and tail.
+func whole(pages []*page, f form, wrote *int) *body {
+	last := ""
+	if len(pages) > 0 {
+		p := pages[len(pages)-1]
+		last = p.entries[len(p.entries)-1].app
+	}
+	chunks := []chunk{newChunk(f.format().AppendHead(nil, 1, ""), f.gzip())}
+	chunks = append(chunks, write(pages, f, func() { *wrote++ })...)
+	return newBody(append(chunks, newChunk(f.format().AppendTail(nil, last), f.gzip())), f.gzip())
+}
+
+func textOf(t testing.TB, b *body) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	if n, err := b.WriteTo(&out); err != nil || int(n) != b.length() || out.Len() != b.length() {
+		t.Fatalf("wrote %d of %d bytes, %v", n, b.length(), err)
+	}
+	if !b.gzip {
+		return out.Bytes()
+	}
+	r, err := gzip.NewReader(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Multistream(false)
+	text, err := io.ReadAll(r) // which compares the checksum
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// TestCombine puts checksums together.
+func TestCombine(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 200 {
+		text := make([]byte, r.IntN(5000))
+		for i := range text {
+			text[i] = byte(r.Uint32())
+		}
+		at := r.IntN(len(text) + 1)
+		got := combine(crc32.ChecksumIEEE(text[:at]), crc32.ChecksumIEEE(text[at:]), len(text)-at)
+		if got != crc32.ChecksumIEEE(text) {
+			t.Fatalf("%d and %d bytes: %x", at, len(text)-at, got)
+		}
+	}
+}
+
+// TestWorkIsOfTheChange: after a change, a read of everything writes what the change is on, and no more.
+func TestWorkIsOfTheChange(t *testing.T) {
+	t.Parallel()
+	m := newMemory(instances(5000, 50)...)
+	s := serve(t, m)
+	for _, f := range []form{formOf(wire.Format{}, true), formOf(wire.Format{XML: true}, false)} {
+		s.writer.all(false, f)
+		before := s.writer.pages.Load()
+		if s.writer.all(false, f); s.writer.pages.Load() != before {
+			t.Errorf("form %d: a second read wrote %d pages", f, s.writer.pages.Load()-before)
+		}
+		id := registry.InstanceID{Namespace: "default", Service: "service-7", ID: "host-57.example:service-7:8080"}
+		_, rev, err := m.Update(t.Context(), id, func(i *registry.Instance) error { return mergeMetadata(i, map[string]string{"form": fmt.Sprint(f)}) })
+		if err == nil {
+			err = s.Wait(t.Context(), rev)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := string(textOf(t, s.writer.all(false, f))); strings.Count(text, fmt.Sprint(f)) == 0 || len(text) < 5000*500 {
+			t.Errorf("form %d: the change is not there", f)
+		}
+		if n := s.writer.pages.Load() - before; n != 1 {
+			t.Errorf("form %d: %d pages written for one change", f, n)
+		}
+	}
+}
+
+// TestResync: a new snapshot with the same contents changes nothing, and what is not in it is deleted.
+func TestResync(t *testing.T) {
+	t.Parallel()
+	list := instances(10, 2)
+	v := newView("default", time.Minute, time.Now)
+	snapshot := func(list []registry.Instance) registry.Batch {
+		b := registry.Batch{Snapshot: true}
+		for _, i := range list {
+			b.Changes = append(b.Changes, registry.Change{Instance: &i})
+		}
+		return b
+	}
+	v.take(snapshot(list))
+	version := v.version
+	v.take(snapshot(list))
+	if v.version != version || v.recent.book.count != 0 {
+		t.Errorf("the same again: version %d after %d, %d changes", v.version, version, v.recent.book.count)
+	}
+	v.take(snapshot(list[1:]))
+	if v.recent.book.count != 1 || v.listed.count != 9 || len(v.real) != 9 || v.counts.Hash() != "UP_9_" {
+		t.Errorf("one less: %d changes, %d listed, %s", v.recent.book.count, v.listed.count, v.counts.Hash())
+	}
+}
+
+// FuzzRequest sends anything anywhere. No answer is without a length, and none that must be empty is not.
+func FuzzRequest(f *testing.F) {
+	f.Add("GET", "/eureka/apps/", "application/json", "")
+	f.Add("PUT", "/eureka/v2/apps/SERVICE-1/host-1.example%3Aservice-1:8080?status=UP&lastDirtyTimestamp=2", "", "")
+	f.Add("PUT", "/eureka/apps/SERVICE-1/x/status?value=DOWN", "", "")
+	f.Add("PUT", "/eureka/apps/SERVICE-1/x/metadata?a=b;c&%zz", "*/*;q=x", "")
+	f.Add("POST", "/eureka/apps/A", "application/json", `{"instance":{"app":"a","hostName":"h","ipAddr":"127.0.0.1","dataCenterInfo":{"@class":"com.netflix.appinfo.MyDataCenterInfo","name":"MyOwn"}}}`)
+	f.Add("POST", "/eureka//peerreplication/batch/", "application/json", `{"replicationList":[{"appName":"A","id":"h","action":"Cancel"}]}`)
+	f.Add("DELETE", "/eureka/apps/A/h", "text/*", "")
+	s := serve(f, newMemory(instances(4, 2)...))
+	f.Fuzz(func(t *testing.T, method, target, kind, text string) {
+		r, err := http.NewRequest(method, "http://127.0.0.1", strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		if r.URL, err = r.URL.Parse(target); err != nil {
+			return
+		}
+		r.RemoteAddr = "127.0.0.1:1"
+		r.Header = http.Header{"Accept": {kind}, "Content-Type": {kind}, "Accept-Encoding": {kind}}
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if length := w.Header().Get("Content-Length"); w.Code != http.StatusNoContent && method != http.MethodHead && length != fmt.Sprint(w.Body.Len()) {
+			t.Fatalf("%s %q: %d with Content-Length %q and %d bytes", method, target, w.Code, length, w.Body.Len())
+		}
+		if (w.Code == http.StatusNotFound || w.Code == http.StatusNoContent || method == http.MethodPut && w.Code == http.StatusOK) && w.Body.Len() > 0 {
+			t.Fatalf("%s %q: %d with %q", method, target, w.Code, w.Body)
+		}
+	})
+}
+
+// BenchmarkReadAfterChange reads everything, compressed JSON, after one instance of so many has changed.
+func BenchmarkReadAfterChange(b *testing.B) {
+	for _, n := range []int{100, 10_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			m := newMemory(instances(n, n/20)...)
+			s := serve(b, m)
+			id := registry.InstanceID{Namespace: "default", Service: "service-1", ID: "host-1.example:service-1:8080"}
+			f := formOf(wire.Format{}, true)
+			s.writer.all(false, f)
+			b.ResetTimer()
+			for i := range b.N {
+				_, rev, err := m.Update(b.Context(), id, func(in *registry.Instance) error { return mergeMetadata(in, map[string]string{"n": fmt.Sprint(i)}) })
+				if err == nil {
+					err = s.Wait(b.Context(), rev)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := s.writer.all(false, f).WriteTo(io.Discard); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(s.writer.all(false, f).length())/float64(n), "B/instance")
+		})
+	}
+}
+
+// BenchmarkHeartbeat renews one of 10 000 instances, but for what the store does.
+func BenchmarkHeartbeat(b *testing.B) {
+	s := serve(b, newMemory(instances(10_000, 500)...))
+	s.o.Guard.Own = func(netip.Addr) []netip.Addr { return addressesOf("10.0.0.1") }
+	r := httptest.NewRequest(http.MethodPut, "/eureka/apps/SERVICE-1/host-1.example:service-1:8080?status=UP&lastDirtyTimestamp=2", nil)
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		if s.ServeHTTP(w, r); w.Code != http.StatusOK {
+			b.Fatal(w.Code, w.Body)
+		}
+	}
+}
