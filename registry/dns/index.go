@@ -201,6 +201,9 @@ func (x *index) add(src *source, in []*service) {
 
 // join publishes a source under a service, if it is ready or the service says that this does not matter.
 func (x *index) join(s *service, src *source) {
+	if s.Type == registry.TypeExternalName {
+		return // nothing is below its name
+	}
 	b := src.backing(s.Service)
 	if !b.Ready || len(b.Addresses) == 0 {
 		return

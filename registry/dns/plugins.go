@@ -45,7 +45,7 @@ func newChain(servers []string, cache int, count func(rcode int)) (*chain, error
 	}
 	c.head = &weigher{next: c.forward, count: count}
 	if cache > 0 {
-		before, err := directive("cache", fmt.Sprintf("cache {\n success %d %d\n denial %d %d\n servfail 1s\n}", cache, cacheTTL, cache, denialTTL))
+		before, err := directive("cache", fmt.Sprintf("cache . {\n success %d %d\n denial %d %d\n servfail 1s\n}", cache, cacheTTL, cache, denialTTL))
 		if err != nil {
 			return nil, err
 		}

@@ -87,5 +87,6 @@ func (z *zone) names(x *index, a netip.Addr, most int) []string {
 		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names)[:min(len(slices.Compact(names)), most+1)]
+	names = slices.Compact(names)
+	return names[:min(len(names), most+1)]
 }

@@ -22,7 +22,7 @@ const (
 	readUpstreams   = 5 * time.Second // how often a resolv.conf is read
 	probeUpstreams  = 5 * time.Minute // how often it is tried whether one leads back here
 	probePatience   = 2 * time.Second
-	probeRecordType = dns.TypeTXT
+	probeRecordType = dns.TypeHINFO // nobody asks for it otherwise
 )
 
 // upstreams are the servers that know all other names.
