@@ -1,6 +1,7 @@
 // Command bench measures a node's dataplane on this machine: nanoseconds a packet through from_pod,
 // round trips of calls by each way as ratios to the kernel's own routing, and what verdicts cost with
-// few policies and with many, and flows and changes with few services and with many.
+// few policies and with many, flows and changes with few services and with many, how soon the kernel
+// knows what the registry is told, and what many instances cost.
 //
 // All that is compared is measured in one run, interleaved, client and server on one CPU: absolute
 // times of two runs differ by more than what there is to see. It needs root, and a quiet machine.
@@ -13,14 +14,17 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
+	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
 	"github.com/sluice-net/sluice/tests/nstest"
 )
 
 func main() {
+	etcdtest.Main()
 	rounds := flag.Int("rounds", 15, "times that each figure is measured")
-	only := flag.String("only", "", "packets, calls, wires, applies, policies or services: measure nothing else")
+	only := flag.String("only", "", "packets, calls, wires, applies, policies, services, registry or\nregistry/node, /cluster or /scale: measure nothing else")
 	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -62,8 +66,11 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		{"applies", func() error { return applies(ctx, node, rounds) }},
 		{"policies", func() error { return policies(rounds) }},
 		{"services", func() error { return services(rounds) }},
+		{"registry/node", func() error { return nodeSpread(ctx, lab, rounds) }},
+		{"registry/cluster", func() error { return clusterSpread(ctx, lab, rounds) }},
+		{"registry/scale", func() error { return scale(ctx, lab) }},
 	} {
-		if only == "" || only == part.name {
+		if only == "" || only == part.name || strings.HasPrefix(part.name, only+"/") {
 			if err := part.run(); err != nil {
 				return fmt.Errorf("measure %s: %w", part.name, err)
 			}

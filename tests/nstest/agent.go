@@ -140,6 +140,15 @@ func (n *Node) StopAgent() error {
 	return nil
 }
 
+// AgentPID is the process id of the agent; 0: none runs.
+func (n *Node) AgentPID() int {
+	agent := n.running()
+	if agent == nil || agent.ended() {
+		return 0
+	}
+	return agent.cmd.Process.Pid
+}
+
 func (n *Node) running() *process {
 	n.mu.Lock()
 	defer n.mu.Unlock()

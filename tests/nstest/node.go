@@ -131,6 +131,9 @@ func (l *Lab) New(ctx context.Context, settings Settings) (n *Node, err error) {
 // Socket is where the node's agent listens.
 func (n *Node) Socket() string { return filepath.Join(n.Run, "sluiced.sock") }
 
+// EtcdSocket is where the node's own etcd listens, if it has one.
+func (n *Node) EtcdSocket() string { return filepath.Join(n.Run, "etcd", "sock") }
+
 // Close ends the node's processes and removes all that it made, also after a New that failed half
 // way. It goes on after an error and returns them all.
 func (n *Node) Close() error {

@@ -42,6 +42,7 @@ func Main() {
 // member is how one is started.
 type member struct {
 	Name, Dir, Client, Peer, Cluster string
+	Durable                          bool // a write is on disk before it is acknowledged
 }
 
 // serve is a member until it is killed, or its parent has gone.
@@ -62,9 +63,11 @@ func serve(text string) error {
 	cfg.Name, cfg.Dir, cfg.InitialCluster = m.Name, m.Dir, m.Cluster
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
-	cfg.TickMs, cfg.ElectionMs = 50, 500
+	if !m.Durable {
+		cfg.TickMs, cfg.ElectionMs = 50, 500
+	}
 	cfg.MaxTxnOps, cfg.MaxRequestBytes = 4096, 8<<20
-	cfg.UnsafeNoFsync = true // the processes die, not the machine
+	cfg.UnsafeNoFsync = !m.Durable
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
@@ -88,8 +91,15 @@ type process struct {
 	stdin io.Closer
 }
 
-// Start runs a cluster of n members, whose files and sockets are in dir: a short path. Close ends it.
-func Start(dir string, n int) (*Cluster, error) {
+// Start runs a cluster of n members, whose files and sockets are in dir: a short path. Close ends it. Its members
+// leave their writes to the kernel: the processes die, not the machine.
+func Start(dir string, n int) (*Cluster, error) { return startMembers(dir, n, false) }
+
+// StartDurable is Start of a cluster that waits for its disk, and for members that are slow, as one does that
+// is in use.
+func StartDurable(dir string, n int) (*Cluster, error) { return startMembers(dir, n, true) }
+
+func startMembers(dir string, n int, durable bool) (*Cluster, error) {
 	c := &Cluster{dir: dir}
 	var all []string
 	for i := range n {
@@ -101,7 +111,7 @@ func Start(dir string, n int) (*Cluster, error) {
 		l.Close()
 		m := member{
 			Name: fmt.Sprintf("m%d", i), Dir: filepath.Join(dir, fmt.Sprintf("m%d", i)),
-			Client: "unix://" + filepath.Join(dir, fmt.Sprintf("m%d.sock", i)), Peer: peer,
+			Client: "unix://" + filepath.Join(dir, fmt.Sprintf("m%d.sock", i)), Peer: peer, Durable: durable,
 		}
 		all = append(all, m.Name+"="+peer)
 		c.members = append(c.members, &process{member: m})

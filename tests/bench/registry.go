@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/api"
+	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
+	"github.com/sluice-net/sluice/tests/nstest"
+)
+
+const (
+	fewRegistered  = 10 // services
+	manyRegistered = 10_000
+	writers        = 128 // at a time, where it is not one write that is timed
+
+	// What Eureka's documentation adds up for the worst case with its defaults.
+	eurekaFound   = "95 s"
+	eurekaRemoved = "335 s"
+)
+
+// nodeSpread measures how soon the kernel of a node that keeps its registry itself knows of a write.
+func nodeSpread(ctx context.Context, lab *nstest.Lab, rounds int) (err error) {
+	node, err := lab.New(ctx, nstest.Settings{MapScale: 1})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	s := &spread{nodes: []*nstest.Node{node}, etcd: []string{"unix://" + node.EtcdSocket()}}
+	return s.table(ctx, "one node, embedded store", rounds)
+}
+
+// clusterSpread is nodeSpread of two nodes that share a cluster of three members of etcd.
+func clusterSpread(ctx context.Context, lab *nstest.Lab, rounds int) (err error) {
+	dir, err := os.MkdirTemp("", "sle")
+	if err != nil {
+		return err
+	}
+	c, err := etcdtest.StartDurable(dir, 3)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	s := &spread{etcd: c.Endpoints()}
+	for i := range 2 {
+		node, err := lab.New(ctx, nstest.Settings{
+			MapScale: 1, Node: fmt.Sprintf("n%d", i+1), Address: fmt.Sprintf("192.0.2.%d", i+1), Etcd: c.Endpoints(),
+			Containers: []string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)},
+		})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, node.Close()) }()
+		s.nodes = append(s.nodes, node)
+	}
+	return s.table(ctx, "two nodes, cluster of three members", rounds)
+}
+
+// instanceOf is the j-th instance of the i-th service, somewhere that nobody can reach.
+func instanceOf(i, j int) registry.Instance {
+	n := i<<7 | j
+	return registry.Instance{
+		InstanceID: registry.InstanceID{Namespace: "default", Service: fmt.Sprintf("s%d", i), ID: fmt.Sprintf("s%d:%d", i, j)},
+		Addresses:  []netip.Addr{netip.AddrFrom4([4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)})},
+		Ports:      []registry.EndpointPort{{Name: "http", Protocol: registry.TCP, Port: 8080}},
+		Status:     registry.InstanceUp,
+		Metadata:   map[string]string{"zone": "here", "build": "2041", "management.port": "8081"},
+	}
+}
+
+// registerAll registers instances, many at a time.
+func registerAll(ctx context.Context, node *nstest.Node, count int, of func(n int) registry.Instance) (time.Duration, error) {
+	start := time.Now()
+	var next atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	for range writers {
+		group.Go(func() error {
+			client := api.NewClient(node.Socket())
+			defer client.Close()
+			for n := int(next.Add(1)) - 1; n < count; n = int(next.Add(1)) - 1 {
+				if err := registerOne(ctx, client, of(n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	return time.Since(start), err
+}
+
+// registerOne tries again where an election got in between: on a busy machine members miss each other.
+func registerOne(ctx context.Context, client *api.Client, i registry.Instance) error {
+	r, err := client.Register(ctx, i)
+	var of *api.Error
+	for errors.As(err, &of) && of.Status == http.StatusServiceUnavailable && ctx.Err() == nil {
+		r, err = client.Register(ctx, i)
+	}
+	if err == nil && !r.Synced {
+		err = errors.New("register: " + r.Warning)
+	}
+	return err
+}
