@@ -34,7 +34,7 @@ func (s *Server) observe() {
 	if s.Observer == nil {
 		return
 	}
-	s.mux.HandleFunc("GET /v1/events", s.events)
+	s.on("GET /v1/events", s.events)
 	s.handleWrite("GET /v1/why", s.why)
 }
 

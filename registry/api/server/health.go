@@ -25,7 +25,7 @@ func (s *Server) routeHealth() {
 	if s.Metrics == nil {
 		return
 	}
-	s.mux.HandleFunc("GET /v1/metrics", func(w http.ResponseWriter, r *http.Request) {
+	s.on("GET /v1/metrics", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.caller(r).MayInspect(); err != nil {
 			s.fail(w, r, asError(err))
 			return

@@ -62,6 +62,7 @@ func (f *fixture) ask(t *testing.T, method, path, body string) (int, string) {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	f.server.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, unixAddr{})))
+	f.described.check(t, f.server, r, w.Code, w.Header().Get("Content-Type"), w.Body.Bytes())
 	return w.Code, w.Body.String()
 }
 
@@ -76,6 +77,7 @@ func (f *fixture) from(t *testing.T, source, method, path, body string) (int, st
 		r.Header.Set("Authorization", "Bearer "+strings.TrimPrefix(source, "token "))
 	}
 	f.server.ServeHTTP(w, r)
+	f.described.check(t, f.server, r, w.Code, w.Header().Get("Content-Type"), w.Body.Bytes())
 	return w.Code, w.Body.String()
 }
 
@@ -249,8 +251,8 @@ func TestPages(t *testing.T) {
 		// One that is still to come goes, another comes, a third is written again.
 		f.store.write(
 			registry.Change{Instance: &registry.Instance{InstanceID: registry.InstanceID{Namespace: "default", Service: "web", ID: "w23"}}, Deleted: true},
-			registry.Change{Instance: &registry.Instance{InstanceID: registry.InstanceID{Namespace: "default", Service: "web", ID: "w22x"}, Metadata: map[string]string{"odd": "true"}}},
-			registry.Change{Instance: &registry.Instance{InstanceID: registry.InstanceID{Namespace: "default", Service: "web", ID: "w21"}, Metadata: map[string]string{"odd": "no"}}})
+			registry.Change{Instance: &registry.Instance{InstanceID: registry.InstanceID{Namespace: "default", Service: "web", ID: "w22x"}, Status: registry.InstanceUp, Metadata: map[string]string{"odd": "true"}}},
+			registry.Change{Instance: &registry.Instance{InstanceID: registry.InstanceID{Namespace: "default", Service: "web", ID: "w21"}, Status: registry.InstanceUp, Metadata: map[string]string{"odd": "no"}}})
 	}
 	want := "w01 w03 w05 w07 w09 w11 w13 w15 w17 w19 w21 w23"
 	if got := strings.Join(ids, " "); got != want || pages != 3 {

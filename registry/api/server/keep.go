@@ -26,8 +26,8 @@ func (s *Server) routeKeeping() {
 		return
 	}
 	s.handleWrite("DELETE /v1/nodes/{name}", s.deleteNode)
-	s.mux.HandleFunc("GET /v1/backup", s.backup)
-	s.mux.HandleFunc("POST /v1/restore", s.restore)
+	s.on("GET /v1/backup", s.backup)
+	s.on("POST /v1/restore", s.restore)
 }
 
 func (s *Server) deleteNode(r *http.Request) (any, error) {

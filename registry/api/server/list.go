@@ -148,7 +148,7 @@ func (s *Server) handleList(res *resource) {
 		}
 		return s.list(r, res, q)
 	})
-	s.mux.HandleFunc("GET "+res.path, func(w http.ResponseWriter, r *http.Request) {
+	s.on("GET "+res.path, func(w http.ResponseWriter, r *http.Request) {
 		q, err := parseQuery(res.kind, r.URL.Query(), res.keys...)
 		if err == nil && q.watch {
 			s.watch(w, r, res, q)

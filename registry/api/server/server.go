@@ -85,6 +85,7 @@ type Options struct {
 type Server struct {
 	Options
 	mux         *http.ServeMux
+	patterns    []string      // of the mux, but for the last resort
 	streamWrite time.Duration // for each event of a stream
 	bookmark    time.Duration // between two bookmarks of a watch
 	ready       readiness
@@ -113,6 +114,7 @@ func New(o Options) *Server {
 	s.handleWrite("POST /v1/endpoints/label", s.label)
 	s.handleWrite("POST /v1/endpoints/mark", s.mark)
 	s.route()
+	s.routeOpenAPI()
 	s.routeHealth()
 	s.routeKeeping()
 	s.routeInstances()
@@ -133,7 +135,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 
 // handle registers a handler that returns what to answer, or an error; nil is an empty answer.
 func (s *Server) handle(pattern string, h func(*http.Request) (any, error)) {
-	s.mux.HandleFunc(pattern, s.answer(h))
+	s.on(pattern, s.answer(h))
 }
 
 // handleWrite is the same for those who may write everything.

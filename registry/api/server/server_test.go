@@ -127,6 +127,8 @@ type fixture struct {
 	client *api.Client
 	socket string
 	server *Server
+
+	described *description
 }
 
 const testToken = "0123456789abcdef"
@@ -172,6 +174,7 @@ func serve(t *testing.T) *fixture {
 		Store: f.store, Catalog: f.store.catalog, Agent: f.agent, Version: api.Version{Version: "v1", Node: "n1"}, SyncTimeout: time.Second, View: f.store.view, Registrar: f.store,
 		Guard: testGuard(t, dir),
 	})
+	f.described = describe(t, f.server)
 	s := httptest.NewUnstartedServer(f.server)
 	s.Listener.Close()
 	s.Listener = l

@@ -25,6 +25,8 @@ type live struct {
 	url    string
 	server *Server
 	stop   chan struct{}
+
+	described *description
 }
 
 // following is an agent whose maps are the catalog.
@@ -63,6 +65,7 @@ func newLive(t *testing.T, o registry.HubOptions) *live {
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "sluice_build_info 1") }),
 	})
 	l.server.bookmark = 20 * time.Millisecond
+	l.described = describe(t, l.server)
 	s := httptest.NewServer(l.server)
 	l.url = s.URL
 	t.Cleanup(func() {
@@ -89,6 +92,7 @@ func (l *live) ask(t *testing.T, method, path, body string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.described.check(t, l.server, res.Request, res.StatusCode, res.Header.Get("Content-Type"), b)
 	return res.StatusCode, string(b)
 }
 
@@ -111,6 +115,10 @@ type stream struct {
 	t     *testing.T
 	lines *bufio.Scanner
 	close func() error
+
+	described *description
+	server    *Server
+	request   *http.Request
 }
 
 type event struct {
@@ -128,13 +136,18 @@ func (l *live) watch(t *testing.T, path string) *stream {
 		t.Fatalf("GET %s: %s %s", path, res.Status, b)
 	}
 	t.Cleanup(func() { res.Body.Close() })
-	return &stream{t: t, lines: bufio.NewScanner(res.Body), close: res.Body.Close}
+	return &stream{
+		t: t, lines: bufio.NewScanner(res.Body), close: res.Body.Close, described: l.described, server: l.server, request: res.Request,
+	}
 }
 
 // next returns the next event that is no bookmark, or with bookmarks any.
 func (s *stream) next(bookmarks bool) event {
 	s.t.Helper()
 	for s.lines.Scan() {
+		if s.described != nil {
+			s.described.check(s.t, s.server, s.request, http.StatusOK, "application/jsonl", s.lines.Bytes())
+		}
 		var e event
 		if err := json.Unmarshal(s.lines.Bytes(), &e); err != nil {
 			s.t.Fatalf("%v in %s", err, s.lines.Bytes())
