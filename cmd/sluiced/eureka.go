@@ -2,29 +2,23 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"net/netip"
-	"time"
+	"net/http"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluice-net/sluice/registry/access"
 	"github.com/sluice-net/sluice/registry/eureka"
 )
 
-// listenAgain is how long to wait before an address is tried again that something else has.
-const listenAgain = 5 * time.Second
-
+// newEureka returns nil where Eureka's clients are not to be answered.
 func (a *agent) newEureka() *eureka.Server {
 	if !a.config.Eureka.Enabled {
 		return nil
 	}
 	return eureka.New(eureka.Options{
 		Source: a.hub, Registrar: a.store, Guard: a.guard,
-		Namespace: a.config.Eureka.Namespace, Node: a.node.Name, Rate: a.config.Eureka.Rate,
+		Namespace: a.config.Eureka.Namespace, Node: a.node.Name,
 		Logger: a.log.With("part", "eureka"),
 	})
 }
@@ -34,11 +28,18 @@ func (a *agent) serveEureka(ctx context.Context) error {
 	if a.eureka == nil {
 		return nil
 	}
-	c, log := &a.config.Eureka, a.log.With("part", "eureka")
-	var encryption *tls.Config
+	c := &a.config.Eureka
+	n := network{
+		name: "Eureka's clients", addrs: c.Listen, plain: c.Plain, own: a.owners.of, log: a.log.With("part", "eureka"),
+		limiter: access.NewLimiter(access.Limits{}, a.owners.of),
+	}
+	n.handler = n.limiter.Handler(a.eureka, http.HandlerFunc(a.eureka.TooMany))
+	if c.NodeLocal {
+		n.local = a.config.nodeLocalAt(eureka.Port)
+	}
 	if c.TLS.Cert != "" {
 		var err error
-		if encryption, err = c.TLS.ServerConfig(log); err != nil {
+		if n.tls, err = c.TLS.ServerConfig(n.log); err != nil {
 			return fmt.Errorf("eureka: %w", err)
 		}
 	}
@@ -47,64 +48,6 @@ func (a *agent) serveEureka(ctx context.Context) error {
 		a.eureka.Run(ctx)
 		return nil
 	})
-	for _, at := range c.Listen {
-		group.Go(func() error {
-			return a.serveEurekaAt(ctx, at, func(l net.Listener) net.Listener {
-				if encryption == nil || at.Addr().IsLoopback() {
-					return l
-				}
-				return tls.NewListener(l, encryption)
-			}, log)
-		})
-	}
-	for _, addr := range a.config.nodeLocal() {
-		group.Go(func() error {
-			return a.serveEurekaAt(ctx, netip.AddrPortFrom(addr, eureka.Port), func(l net.Listener) net.Listener {
-				return ownListener{l, &a.owners}
-			}, log)
-		})
-	}
+	group.Go(func() error { return n.serve(ctx) })
 	return group.Wait()
-}
-
-// serveEurekaAt answers at one address. One that something else has, such as a Eureka server that this one is to
-// follow, is tried again: nothing else of the agent depends on it.
-func (a *agent) serveEurekaAt(ctx context.Context, at netip.AddrPort, wrap func(net.Listener) net.Listener, log *slog.Logger) error {
-	var said string
-	for {
-		l, err := net.Listen("tcp", at.String())
-		if err == nil {
-			return serveHTTP(ctx, wrap(a.eureka.Limit(l)), a.eureka, log)
-		}
-		if said != err.Error() {
-			said = err.Error()
-			log.Warn("Eureka's clients are not answered there; it is tried again", "address", at.String(), "error", errors.Unwrap(err))
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(listenAgain):
-		}
-	}
-}
-
-// ownListener lets in only this node and its containers, whose addresses are their own: the kernel has seen to it.
-type ownListener struct {
-	net.Listener
-	owners *owners
-}
-
-// Accept implements net.Listener.
-func (l ownListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-		if err == nil && len(l.owners.of(from.Addr().Unmap())) > 0 {
-			return conn, nil
-		}
-		conn.Close()
-	}
 }

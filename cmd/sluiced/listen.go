@@ -29,6 +29,7 @@ type network struct {
 	addrs   []netip.AddrPort
 	local   []netip.AddrPort // for this node only: its containers and itself
 	tls     *tls.Config      // of those of addrs that are not loopback
+	plain   bool             // these have none
 	limiter *access.Limiter
 	own     func(netip.Addr) []netip.Addr
 	handler http.Handler
@@ -59,7 +60,7 @@ func (n *network) serveAt(ctx context.Context, at netip.AddrPort, local, reuse b
 		only = func(a netip.Addr) bool { return n.own(a) != nil }
 	}
 	l = n.limiter.Listener(l, only)
-	if !local && !at.Addr().IsLoopback() {
+	if !local && !at.Addr().IsLoopback() && !n.plain {
 		l = tls.NewListener(l, n.tls)
 	}
 	s := newHTTPServer(n.handler, n.log)

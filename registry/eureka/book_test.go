@@ -110,7 +110,7 @@ func (m *memory) Deregister(_ context.Context, id registry.InstanceID) (int64, e
 func serve(t testing.TB, m *memory) *Server {
 	t.Helper()
 	own := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
-	s := New(Options{Source: m, Registrar: m, Node: "n", Rate: 1 << 30, Guard: &access.Guard{Own: func(netip.Addr) []netip.Addr { return own }}})
+	s := New(Options{Source: m, Registrar: m, Node: "n", Guard: &access.Guard{Own: func(netip.Addr) []netip.Addr { return own }}})
 	ctx, stop := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() { s.Run(ctx) })

@@ -39,7 +39,6 @@ func newMetrics(s *Server) *metrics {
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "sluice_eureka_pages_written_total", Help: "Pieces of answers about the whole registry that were written anew.",
 		}, func() float64 { return float64(s.writer.pages.Load()) }),
-		gauge("connections", "Connections of clients.", func() float64 { return float64(s.conns.count()) }),
 		gauge("delta_instances", "Instances that changed within the time of the delta.", func() float64 {
 			s.view.mu.Lock()
 			defer s.view.mu.Unlock()

@@ -124,17 +124,17 @@ func (q *request) instanceFormat() (f wire.Format, ok bool) {
 	if strings.TrimSpace(header) == "" {
 		return wire.Format{XML: true}, true
 	}
-	type range_ struct {
+	type wanted struct {
 		precision int // of what named it last: */*, application/*, or the type
 		quality   float64
 	}
-	wants := map[string]range_{}
+	wants := map[string]wanted{}
 	for item := range strings.SplitSeq(header, ",") {
 		name, quality := weighed(item)
 		for _, own := range []string{"application/xml", "application/json"} {
 			precision := map[string]int{"*/*": 1, "application/*": 2, own: 3}[name]
 			if old := wants[own]; precision > old.precision || precision > 0 && precision == old.precision && quality > old.quality {
-				wants[own] = range_{precision, quality}
+				wants[own] = wanted{precision, quality}
 			}
 		}
 	}

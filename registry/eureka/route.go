@@ -2,12 +2,10 @@ package eureka
 
 import (
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sluice-net/sluice/registry/access"
 )
@@ -129,11 +127,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{ResponseWriter: w, Request: r, caller: s.o.Guard.Caller(r)}
 	to := q.find()
 	defer func() { s.metrics.request(to.name, q.code) }()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // where there is a connection
-	if !s.rates.allow(source(r)) {
-		q.empty(http.StatusServiceUnavailable) // what the reference answers
-		return
-	}
 	method := r.Method
 	if method == http.MethodHead {
 		method = http.MethodGet
@@ -152,6 +145,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		handle(s, q)
 	}
+}
+
+// TooMany answers a client that has asked too often, as the reference does.
+func (s *Server) TooMany(w http.ResponseWriter, r *http.Request) {
+	q := &request{ResponseWriter: w, Request: r}
+	q.empty(http.StatusServiceUnavailable)
+	s.metrics.request("refused", q.code)
 }
 
 // allowed lists the methods of a route.
@@ -188,10 +188,4 @@ func (q *request) text(code int, contentType, text string) {
 	if q.Method != http.MethodHead {
 		_, _ = q.ResponseWriter.Write([]byte(text))
 	}
-}
-
-// source is the address that a request comes from.
-func source(r *http.Request) netip.Addr {
-	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return from.Addr().Unmap()
 }

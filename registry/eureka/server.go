@@ -16,7 +16,6 @@ import (
 	"context"
 	"hash/maphash"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
@@ -34,8 +33,6 @@ const (
 
 	// settleTime is how long a request waits for what it wrote to be visible, and for the registry at the start.
 	settleTime = 2 * time.Second
-	// writeTimeout is how long a client may take to read an answer.
-	writeTimeout = time.Minute
 )
 
 // Options says what to serve.
@@ -50,23 +47,19 @@ type Options struct {
 	Node string
 	// Retention is how long a change stays in the delta; 0: 3 min.
 	Retention time.Duration
-	// Rate bounds the requests of one address in a second, with bursts of twice as many; 0: 2000.
-	Rate int
 	// Now is the time, for tests; nil: the machine's.
 	Now func() time.Time
 	// Logger: nil discards.
 	Logger *slog.Logger
 }
 
-// Server answers Eureka's clients. It is an http.Handler; what serves it bounds headers and how long a request may take
-// to arrive.
+// Server answers Eureka's clients. It is an http.Handler; what serves it bounds headers, connections, rates and how
+// long a request or an answer may take.
 type Server struct {
 	o       Options
 	log     *slog.Logger
 	view    *view
 	writer  *writer
-	rates   *rates
-	conns   *connections
 	metrics *metrics
 	started time.Time
 
@@ -78,7 +71,6 @@ type Server struct {
 func New(o Options) *Server {
 	o.Namespace = cmp.Or(o.Namespace, defaultNamespace)
 	o.Retention = cmp.Or(o.Retention, defaultRetention)
-	o.Rate = cmp.Or(o.Rate, defaultRate)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -90,7 +82,7 @@ func New(o Options) *Server {
 	}
 	v := newView(o.Namespace, o.Retention, o.Now)
 	s := &Server{
-		o: o, log: o.Logger, view: v, writer: &writer{view: v}, rates: newRates(o.Rate, o.Now), conns: newConnections(),
+		o: o, log: o.Logger, view: v, writer: &writer{view: v},
 		started: o.Now(), seed: maphash.MakeSeed(),
 	}
 	s.metrics = newMetrics(s)
@@ -108,7 +100,6 @@ func (s *Server) Run(ctx context.Context) {
 			select {
 			case <-tick.C:
 				s.writer.sweep()
-				s.rates.sweep()
 			case <-ctx.Done():
 				return
 			}
@@ -119,9 +110,6 @@ func (s *Server) Run(ctx context.Context) {
 
 // Wait returns when the registry is known as of a revision, or ctx ends.
 func (s *Server) Wait(ctx context.Context, revision int64) error { return s.view.wait(ctx, revision) }
-
-// Limit returns a listener that closes at once what is more than the server's share of connections.
-func (s *Server) Limit(l net.Listener) net.Listener { return s.conns.limit(l) }
 
 // alone makes changes to one instance wait for each other. The caller calls what it returns when it is done.
 func (s *Server) alone(id registry.InstanceID) func() {
