@@ -17,13 +17,22 @@ const (
 	EventDrop    EventType = "drop"    // a packet was dropped
 	EventVerdict EventType = "verdict" // a new flow was allowed
 	EventAudit   EventType = "audit"   // something passed that is dropped but for audit mode
+	EventLease   EventType = "lease"   // of an instance: only Time, Reason, Service and Instance are set
 	EventLost    EventType = "lost"    // events that are not told: only Time, Lost and Missed are set
 )
 
 // EventTypes returns those that can be asked for.
-func EventTypes() []EventType { return []EventType{EventDrop, EventVerdict, EventAudit} }
+func EventTypes() []EventType { return []EventType{EventDrop, EventVerdict, EventAudit, EventLease} }
 
-// Event is one thing that the dataplane did with a packet.
+// The reasons of events of leases.
+const (
+	LeaseLapsed  = "lapsed"  // it was not renewed in time; the instance stays until it has expired
+	LeaseHeld    = "held"    // too many of one service have lapsed at once: they stay for a while
+	LeaseRenewed = "renewed" // it had lapsed
+	LeaseExpired = "expired" // the instance is gone
+)
+
+// Event is one thing that the dataplane did with a packet, or that became of an instance.
 type Event struct {
 	Time time.Time `json:"time"`
 	Type EventType `json:"type"`
@@ -43,6 +52,8 @@ type Event struct {
 	// addresses do not tell.
 	Interface string `json:"interface,omitempty"`
 	Container *Name  `json:"container,omitempty"`
+	// Instance is whose lease it is; nil: of several of Service.
+	Instance *InstanceID `json:"instance,omitempty"`
 	// Lost is how many events the kernel did not report: there were more than its rate allows, or the
 	// agent was too slow.
 	Lost uint64 `json:"lost,omitempty"`
@@ -146,6 +157,8 @@ func (f *EventFilter) Matches(e *Event) bool {
 	switch {
 	case e.Type == EventLost:
 		return true
+	case e.Type == EventLease:
+		return f.matchesLease(e)
 	case len(f.Types) > 0 && !slices.Contains(f.Types, e.Type),
 		len(f.Reasons) > 0 && !slices.Contains(f.Reasons, e.Reason),
 		f.Protocol != "" && f.Protocol != e.Protocol,
@@ -154,6 +167,14 @@ func (f *EventFilter) Matches(e *Event) bool {
 		return false
 	}
 	return f.inNamespace(e) && f.aboutContainer(e) && f.byPolicy(e)
+}
+
+// matchesLease is for events that no packet belongs to: a filter that is about packets chooses none of them.
+func (f *EventFilter) matchesLease(e *Event) bool {
+	return (len(f.Types) == 0 || slices.Contains(f.Types, e.Type)) &&
+		(len(f.Reasons) == 0 || slices.Contains(f.Reasons, e.Reason)) &&
+		(f.Namespace == "" || e.Service != nil && e.Service.Namespace == f.Namespace) &&
+		f.Container.text == "" && f.From.text == "" && f.To.text == "" && f.Policy == "" && f.Protocol == "" && f.Port == 0
 }
 
 func (f *EventFilter) inNamespace(e *Event) bool {

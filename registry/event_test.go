@@ -73,6 +73,17 @@ func TestEventFilter(t *testing.T) {
 			t.Errorf("%+v passes over what the container sent under another address", f)
 		}
 	}
+	lease := Event{Type: EventLease, Reason: LeaseLapsed, Service: &Name{Namespace: "shop", Name: "web"}}
+	for _, f := range []EventFilter{{}, {Types: []EventType{EventLease}}, {Reasons: []string{LeaseLapsed}}, {Namespace: "shop"}} {
+		if !f.Matches(&lease) {
+			t.Errorf("%+v passes over a lease", f)
+		}
+	}
+	for _, f := range []EventFilter{{Types: []EventType{EventDrop}}, {Reasons: []string{LeaseHeld}}, {Namespace: "x"}, {Protocol: "TCP"}, {Port: 1}, {Policy: "x"}, {From: mustParty(t, "node")}} {
+		if f.Matches(&lease) {
+			t.Errorf("%+v chooses a lease", f)
+		}
+	}
 	for _, text := range []string{"a b", "/a", "a/", "a/b/c"} {
 		if _, err := ParsePartyFilter(text); err == nil {
 			t.Errorf("%q passes for an end", text)

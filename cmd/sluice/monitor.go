@@ -32,12 +32,13 @@ func (c *cli) monitor() *cobra.Command {
 		"A drop says whose policy it was: egress is the sender's, ingress the receiver's. Audit is what\n" +
 		"would be dropped if not for audit mode. Allowed flows are shown as verdicts: those of the\n" +
 		"containers that --verdicts names, and samples of all if the agent's configuration asks for\n" +
-		"them. All filters must hold; END is world, node, an address, a CIDR, NAMESPACE/NAME, NAME or the\n" +
+		"them. A lease is that of an instance: it has lapsed, is held because too many of a service lapsed\n" +
+		"at once, was renewed after all, or has expired. All filters must hold; END is world, node, an address, a CIDR, NAMESPACE/NAME, NAME or the\n" +
 		"beginning of a container id. What is not shown because there was too much of it is counted on\n" +
 		"standard error."
 	cmd.Example = "  sluice monitor --type drop -n shop\n  sluice monitor --verdicts shop/web-0 --to world\n  sluice monitor --reason spoofed -o json --count 10"
 	f := cmd.Flags()
-	f.StringSliceVar(&q.Types, "type", nil, "drop, verdict, audit; may be repeated")
+	f.StringSliceVar(&q.Types, "type", nil, "drop, verdict, audit, lease; may be repeated")
 	f.StringSliceVar(&q.Reasons, "reason", nil, "why it was dropped: ingress, egress, network, closed, spoofed, ...; may be repeated")
 	f.StringVarP(&q.Namespace, "namespace", "n", "", "of a container that it is about (default: any)")
 	f.StringVar(&q.Container, "container", "", "END that sends or receives")
@@ -49,7 +50,7 @@ func (c *cli) monitor() *cobra.Command {
 	f.StringArrayVar(&q.Watch, "verdicts", nil, "also show each new flow of this container; may be repeated")
 	f.Uint64Var(&q.Limit, "count", 0, "end after so many events")
 	for flag, words := range map[string]completer{
-		"type": fixed("drop", "verdict", "audit"), "container": containers, "from": containers, "to": containers,
+		"type": fixed("drop", "verdict", "audit", "lease"), "container": containers, "from": containers, "to": containers,
 		"verdicts": containers, "namespace": namespaces, "proto": fixed("TCP", "UDP", "SCTP", "ICMP", "ICMPv6"),
 	} {
 		must(cmd.RegisterFlagCompletionFunc(flag, c.complete(func([]string) completer { return words })))
@@ -119,6 +120,9 @@ func eventLine(e *registry.Event) string {
 	if e.Type == registry.EventVerdict {
 		reason = "allowed"
 	}
+	if e.Type == registry.EventLease {
+		return leaseLine(e)
+	}
 	line := fmt.Sprintf("%s  %-7s  %-12s  %-5s  %s -> %s", e.Time.Local().Format("15:04:05.000"), e.Type, reason,
 		protocolColumn(e), senderText(e), partyText(e.Destination))
 	if e.Service != nil {
@@ -128,6 +132,17 @@ func eventLine(e *registry.Event) string {
 		line += "  " + e.Policy.String()
 	}
 	return line
+}
+
+// leaseLine writes what became of an instance, or of several of a service.
+func leaseLine(e *registry.Event) string {
+	whose := "-"
+	if e.Instance != nil {
+		whose = e.Instance.String()
+	} else if e.Service != nil {
+		whose = "instances of " + e.Service.String()
+	}
+	return fmt.Sprintf("%s  %-7s  %-12s  %-5s  %s", e.Time.Local().Format("15:04:05.000"), e.Type, e.Reason, "-", whose)
 }
 
 // protocolColumn is as netstat has it: tcp6 is TCP over IPv6.

@@ -131,6 +131,9 @@ func (s *scene) fill() {
 			Container: &registry.Name{Namespace: "shop", Name: "client"}},
 		{Type: registry.EventDrop, Reason: "arp", Source: registry.Party{Kind: registry.PartyForged},
 			Destination: registry.Party{Kind: registry.PartyWorld}, Interface: "sl01"},
+		{Type: registry.EventLease, Reason: registry.LeaseLapsed, Service: &registry.Name{Namespace: "shop", Name: "sql"},
+			Instance: &registry.InstanceID{Namespace: "shop", Service: "sql", ID: "host:1"}},
+		{Type: registry.EventLease, Reason: registry.LeaseHeld, Service: &registry.Name{Namespace: "shop", Name: "sql"}},
 	}
 	for _, e := range s.events {
 		e.Time = at
@@ -145,9 +148,11 @@ func TestMonitor(t *testing.T) {
 12:00:00.005  audit    egress        icmp   node:22 -> 203.0.113.7 (world)
 12:00:00.005  drop     spoofed       sctp   shop/client as 10.9.9.9:1 -> shop/db:5432
 12:00:00.005  drop     arp           -      interface sl01 -> -
+12:00:00.005  lease    lapsed        -      shop/sql/host:1
+12:00:00.005  lease    held          -      instances of shop/sql
 `, `sluice: 12 events not reported: there were more than the kernel may report
 sluice: 1 event not shown: this program was too slow
-`, "monitor", "--count", "5")
+`, "monitor", "--count", "7")
 	s.fill()
 	var out bytes.Buffer
 	if code, errs := s.sluice(t.Context(), &out, "monitor", "--count", "2", "-o", "json"); code != 0 || errs != "" {

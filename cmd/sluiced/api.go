@@ -23,7 +23,7 @@ func (a *agent) apiHandler(stopping <-chan struct{}) *apiserver.Server {
 		Registrar: a.store,
 		Keeper:    keeper{a.store, a.config.Paths.State},
 		Guard:     a.guard,
-		Observer:  observer{a.loader}, Stopping: stopping,
+		Observer:  observer{a.loader, a.store}, Stopping: stopping,
 		Metrics: a.metricsHandler(),
 		Logger:  a.log.With("part", "api"),
 	})

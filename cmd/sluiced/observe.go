@@ -9,10 +9,14 @@ import (
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/api"
 	apiserver "github.com/sluice-net/sluice/registry/api/server"
+	"github.com/sluice-net/sluice/registry/etcd"
 )
 
-// observer is the loader as the API wants it.
-type observer struct{ loader *loader.Loader }
+// observer is the loader as the API wants it, with what becomes of leases.
+type observer struct {
+	loader *loader.Loader
+	store  *etcd.Store
+}
 
 func (o observer) Events(filter registry.EventFilter, watch []registry.EndpointID) (apiserver.EventStream, error) {
 	s, err := o.loader.Events(filter, watch...)
@@ -22,7 +26,7 @@ func (o observer) Events(filter registry.EventFilter, watch []registry.EndpointI
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return withLeases(s, func() apiserver.EventStream { return o.store.News() }, filter), nil
 }
 
 func (o observer) Why(p registry.Probe) (registry.TraceFlow, error) { return o.loader.Why(p) }

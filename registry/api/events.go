@@ -24,7 +24,7 @@ const (
 // EventQuery is what GET /v1/events is asked for: events that meet all of its fields that are set. The answer
 // is one registry.Event in JSON a line, for as long as the client listens.
 type EventQuery struct {
-	Types     []string // drop, verdict, audit
+	Types     []string // drop, verdict, audit, lease
 	Reasons   []string
 	Namespace string // of a container that it is about
 	Container string // either end: see registry.ParsePartyFilter
@@ -44,7 +44,7 @@ func (q EventQuery) Filter() (f registry.EventFilter, err error) {
 	f = registry.EventFilter{Reasons: q.Reasons, Namespace: q.Namespace, Policy: q.Policy, Port: q.Port}
 	for _, t := range q.Types {
 		if !slices.Contains(registry.EventTypes(), registry.EventType(t)) {
-			return f, fmt.Errorf("type %q: want drop, verdict or audit", t)
+			return f, fmt.Errorf("type %q: want drop, verdict, audit or lease", t)
 		}
 		f.Types = append(f.Types, registry.EventType(t))
 	}

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -59,14 +60,37 @@ type expirer struct {
 	// fence must hold for what it does: that it still is the one.
 	fence []clientv3.Cmp
 	now   func() time.Time
-	// windows say how many of a service's instances may still go, and until when.
+	// windows say how many of a service's instances went lately.
 	windows map[registry.Name]*expiryWindow
 	told    map[registry.Name]bool // services of which it was said that instances are held
 }
 
+// expiryWindow is what matters of a service's past: whatever went in the time of length Every before now.
 type expiryWindow struct {
-	until time.Time
-	left  int
+	from time.Time // nothing goes before
+	gone []departure
+}
+
+type departure struct {
+	at time.Time
+	n  int
+}
+
+// allow returns how many of a service's instances may go now, and how long that stays so if none does.
+func (w *expiryWindow) allow(now time.Time, l ExpiryLimit, instances int) (n int, until time.Time) {
+	w.gone = slices.DeleteFunc(w.gone, func(d departure) bool { return now.Sub(d.at) >= l.Every })
+	if now.Before(w.from) {
+		return 0, w.from
+	}
+	recent := 0
+	for _, d := range w.gone {
+		recent += d.n
+	}
+	until = now.Add(l.Every)
+	if len(w.gone) > 0 {
+		until = w.gone[0].at.Add(l.Every)
+	}
+	return max(0, l.of(instances+recent)-recent), until
 }
 
 func newExpirer(s *Store) *expirer {
@@ -81,7 +105,7 @@ func (e *expirer) run(ctx context.Context) {
 		return
 	}
 	for _, name := range x.lapsingServices() {
-		e.windows[name] = &expiryWindow{until: e.now().Add(e.store.expiry.Every)}
+		e.windows[name] = &expiryWindow{from: e.now().Add(e.store.expiry.Every)}
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -111,13 +135,17 @@ func (e *expirer) round(ctx context.Context) (again time.Duration) {
 		lapsing[name] = true
 		list, records := e.store.instances.lapsedOf(name)
 		w := e.windows[name]
-		if w == nil || !now.Before(w.until) {
-			w = &expiryWindow{until: now.Add(e.store.expiry.Every), left: e.store.expiry.of(records)}
+		if w == nil {
+			w = &expiryWindow{}
 			e.windows[name] = w
 		}
-		n := min(len(list), w.left)
+		allowed, until := w.allow(now, e.store.expiry, records)
+		n := min(len(list), allowed)
 		gone, err := e.delete(ctx, list[:n])
-		w.left -= gone
+		if gone > 0 {
+			w.gone = append(w.gone, departure{now, gone})
+			until = w.gone[0].at.Add(e.store.expiry.Every)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return 0
@@ -126,7 +154,7 @@ func (e *expirer) round(ctx context.Context) (again time.Duration) {
 			later(expiryRetry)
 		case len(list) > n:
 			e.tell(name, len(list)-n, records)
-			later(w.until.Sub(now))
+			later(until.Sub(now))
 		}
 	}
 	e.forget(now, lapsing)
@@ -139,6 +167,7 @@ func (e *expirer) tell(name registry.Name, held, records int) {
 		return
 	}
 	e.told[name] = true
+	e.store.news.tell(registry.LeaseHeld, name, nil)
 	e.store.log.Warn("many instances of a service do not renew their leases: they stay its backends for a while and go one part after the other",
 		"service", name, "held", held, "instances", records, "percent", e.store.expiry.Most, "every", e.store.expiry.Every)
 }
@@ -146,7 +175,7 @@ func (e *expirer) tell(name registry.Name, held, records int) {
 // forget drops what is known of services that nothing has lapsed of.
 func (e *expirer) forget(now time.Time, lapsing map[registry.Name]bool) {
 	for name, w := range e.windows {
-		if !lapsing[name] && !now.Before(w.until) {
+		if w.allow(now, e.store.expiry, 0); !lapsing[name] && len(w.gone) == 0 {
 			delete(e.windows, name)
 		}
 	}

@@ -249,6 +249,37 @@ func TestMassExpiry(t *testing.T) {
 	}
 }
 
+// TestExpiryWindow: the bound holds for any time of its length, not only for those that begin when another ends.
+func TestExpiryWindow(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	l := ExpiryLimit{Most: 33, Every: 30 * time.Second}
+	begin := time.Unix(0, 0)
+	now, w := begin, expiryWindow{}
+	instances := 1000
+	var all []departure
+	for instances > 0 {
+		now = now.Add(time.Duration(r.IntN(8000)) * time.Millisecond)
+		n, until := w.allow(now, l, instances)
+		if n == 0 && !until.After(now) {
+			t.Fatalf("nothing may go at %v, until %v", now.Sub(begin), until.Sub(begin))
+		}
+		if n = min(n, r.IntN(40), instances); n == 0 {
+			continue
+		}
+		w.gone = append(w.gone, departure{now, n})
+		all = append(all, departure{now, n})
+		recent := 0
+		for _, d := range all {
+			if now.Sub(d.at) < l.Every {
+				recent += d.n
+			}
+		}
+		if instances -= n; recent > l.of(instances+recent) {
+			t.Fatalf("at %v %d of %d went within %v", now.Sub(begin), recent, instances+recent, l.Every)
+		}
+	}
+}
+
 // modelled is an instance as TestInstancesAgainstModel has it.
 type modelled struct {
 	ttl    uint32
@@ -345,5 +376,68 @@ func compareInstances(t *testing.T, s *Store, step int, model map[string]map[str
 	}
 	if n := leases(t, s); n != alive {
 		t.Fatalf("step %d: %d leases, want %d", step, n, alive)
+	}
+}
+
+// TestLeaseNews: who follows the events is told what becomes of leases, and how much of it was missed.
+func TestLeaseNews(t *testing.T) {
+	s := openWith(t, Options{keep: true})
+	n := s.News()
+	defer n.Close()
+	next := func() string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), await)
+		defer cancel()
+		e, err := n.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Instance == nil {
+			return fmt.Sprint(e.Type, " ", e.Reason, " ", e.Service, " ", e.Missed)
+		}
+		return fmt.Sprint(e.Type, " ", e.Reason, " ", e.Instance)
+	}
+	var all []registry.InstanceID
+	for n := range 2 {
+		i, _ := register(t, s, instance("web", n))
+		all = append(all, i.InstanceID)
+	}
+	for _, id := range all {
+		lapse(t, s, id)
+		if got := next(); got != "lease lapsed "+id.String() {
+			t.Errorf("told %s", got)
+		}
+	}
+	e := newExpirer(s)
+	e.round(t.Context())
+	for _, want := range []string{"lease expired default/web/i0", "lease held default/web 0"} {
+		if got := next(); got != want {
+			t.Errorf("told %s, want %s", got, want)
+		}
+	}
+	if err := s.Renew(t.Context(), all[1]); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got != "lease renewed default/web/i1" {
+		t.Errorf("told %s", got)
+	}
+	// Who leaves is no news, nor is who comes.
+	if _, err := s.Deregister(t.Context(), all[1]); err != nil {
+		t.Fatal(err)
+	}
+	for range newsQueue + 3 {
+		s.news.tell(registry.LeaseHeld, registry.Name{Namespace: "a", Name: "b"}, nil)
+	}
+	if got := next(); !strings.HasPrefix(got, "lost") || !strings.HasSuffix(got, " 3") {
+		t.Errorf("told %s, want that 3 are missed", got)
+	}
+	if got := next(); got != "lease held a/b 0" {
+		t.Errorf("told %s", got)
+	}
+	n.Close()
+	ended := s.News()
+	ended.Close()
+	if _, err := ended.Next(t.Context()); err == nil || len(s.news.readers) != 0 {
+		t.Errorf("closed, and %d readers are left: %v", len(s.news.readers), err)
 	}
 }

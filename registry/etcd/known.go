@@ -47,6 +47,8 @@ type instanceIndex struct {
 	lapses   int64         // so far
 	woken    chan struct{} // holds one when lapsing may have changed
 	moved    chan struct{} // closed and replaced when the revision rises
+	// tell is told what becomes of leases; nil: nobody is.
+	tell func(reason string, service registry.Name, id *registry.InstanceID)
 }
 
 func newInstanceIndex() *instanceIndex {
@@ -94,8 +96,12 @@ func (x *instanceIndex) renewed(id registry.InstanceID, lease clientv3.LeaseID, 
 func (x *instanceIndex) apply(revision int64, kvs []*mvccpb.KeyValue, deleted func(n int) bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	// Only what stands at the end counts: a record is written before its lease.
 	for n, kv := range kvs {
 		x.take(kv, deleted(n))
+	}
+	for _, kv := range kvs {
+		x.judge(string(kv.Key))
 	}
 	x.move(revision)
 }
@@ -116,14 +122,20 @@ func (x *instanceIndex) wake() {
 	}
 }
 
-func (x *instanceIndex) take(kv *mvccpb.KeyValue, deleted bool) {
+// whose returns the instance that a key is of. Of one that names none, whoever watches the store tells.
+func whose(k string) (id registry.InstanceID, lease, ok bool) {
 	p := instancePrefix
-	if strings.HasPrefix(string(kv.Key), leasePrefix) {
+	if lease = strings.HasPrefix(k, leasePrefix); lease {
 		p = leasePrefix
 	}
-	id, err := idOf(string(kv.Key), p)
-	if err != nil {
-		return // whoever watches the store says so
+	id, err := idOf(k, p)
+	return id, lease, err == nil
+}
+
+func (x *instanceIndex) take(kv *mvccpb.KeyValue, deleted bool) {
+	id, isLease, ok := whose(string(kv.Key))
+	if !ok {
+		return
 	}
 	name := id.ServiceName()
 	svc := x.services[name]
@@ -136,7 +148,7 @@ func (x *instanceIndex) take(kv *mvccpb.KeyValue, deleted bool) {
 		i = &knownInstance{}
 		svc.instances[id.ID] = i
 	}
-	if p == leasePrefix {
+	if isLease {
 		if lease := clientv3.LeaseID(kv.Lease); deleted || lease != i.lease {
 			i.renewed = time.Time{}
 		}
@@ -144,7 +156,6 @@ func (x *instanceIndex) take(kv *mvccpb.KeyValue, deleted bool) {
 	} else {
 		x.record(svc, i, kv, deleted)
 	}
-	x.judge(name, svc, id.ID, i)
 }
 
 // record takes the record of an instance. One that cannot be read counts as none.
@@ -177,16 +188,31 @@ func (x *instanceIndex) record(svc *knownService, i *knownInstance, kv *mvccpb.K
 	}
 }
 
-// judge says whether an instance has lapsed, and drops what there is nothing left of.
-func (x *instanceIndex) judge(name registry.Name, svc *knownService, id string, i *knownInstance) {
+// judge says whether the instance of a key has lapsed, and drops it if there is nothing left of it.
+func (x *instanceIndex) judge(k string) {
+	if id, _, ok := whose(k); ok {
+		name := id.ServiceName()
+		if svc := x.services[name]; svc != nil && svc.instances[id.ID] != nil {
+			x.judgeOne(name, svc, id.ID, svc.instances[id.ID])
+		}
+	}
+}
+
+func (x *instanceIndex) judgeOne(name registry.Name, svc *knownService, id string, i *knownInstance) {
 	if i.record != 0 && i.ttl > 0 && !i.alive {
 		if i.lapsed == 0 {
+			x.say(registry.LeaseLapsed, name, id)
 			x.lapses++
 			i.lapsed = x.lapses
 			svc.lapsed[id] = i
 			x.lapsing[name] = svc
 		}
 	} else if i.lapsed != 0 {
+		if i.record == 0 {
+			x.say(registry.LeaseExpired, name, id)
+		} else {
+			x.say(registry.LeaseRenewed, name, id)
+		}
 		i.lapsed = 0
 		delete(svc.lapsed, id)
 		if len(svc.lapsed) == 0 {
@@ -200,6 +226,12 @@ func (x *instanceIndex) judge(name registry.Name, svc *knownService, id string, 
 	}
 }
 
+func (x *instanceIndex) say(reason string, service registry.Name, id string) {
+	if x.tell != nil {
+		x.tell(reason, service, &registry.InstanceID{Namespace: service.Namespace, Service: service.Name, ID: id})
+	}
+}
+
 // drop forgets the record of an instance that was deleted, as it was at a revision, before the store tells so.
 func (x *instanceIndex) drop(id registry.InstanceID, record int64) {
 	x.mu.Lock()
@@ -210,7 +242,7 @@ func (x *instanceIndex) drop(id registry.InstanceID, record int64) {
 	}
 	if i := svc.instances[id.ID]; i != nil && i.record == record {
 		x.record(svc, i, nil, true)
-		x.judge(id.ServiceName(), svc, id.ID, i)
+		x.judgeOne(id.ServiceName(), svc, id.ID, i)
 	}
 }
 

@@ -79,6 +79,7 @@ type Store struct {
 	wroteReal     atomic.Int64 // highest revision that a write of ours made to endpoints or nodes
 
 	instances *instanceIndex
+	news      news
 	owed      *owed
 	streams   renewStreams // with a cluster
 	expiry    ExpiryLimit
@@ -122,6 +123,7 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 		nodePortRange: o.NodePorts, containers: o.ContainerCIDRs, reals: newRealAddresses(),
 		instances: newInstanceIndex(), owed: newOwed(), expiry: o.Expiry,
 	}
+	s.instances.tell = s.news.tell
 	if o.Cluster == nil {
 		err = s.embed(ctx, o)
 	} else if err = s.dial(o.Cluster); err != nil {
