@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,43 +82,30 @@ func ports(all []api.Port) string {
 	return strings.Join(text, ",")
 }
 
-// backends counts the addresses that take new flows at any port, and those that only drain: of the IP family that has
-// more, as most have one of each. Behind a service without a VIP stands whatever it selects and its slices list.
+// backends counts those that take new flows at a port, and those that only drain: at the port and of the IP family that
+// has most, as backends have one of each as a rule. Of a service without a VIP it counts all that stand behind it.
 func backends(v *api.Service) string {
-	if len(v.VIPs) == 0 {
-		if v.Type == registry.TypeExternalName {
-			return ""
-		}
+	switch {
+	case v.Type == registry.TypeExternalName:
+		return ""
+	case len(v.VIPs) == 0:
 		return strconv.Itoa(v.Endpoints)
 	}
-	active, draining := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	active, draining := 0, 0
 	for _, p := range v.Ports {
+		count := map[[2]bool]int{} // by IPv4 and draining
 		for _, b := range p.Backends {
-			if b.Draining {
-				draining[b.Address.Addr()] = true
-			} else {
-				active[b.Address.Addr()] = true
-			}
+			count[[2]bool{b.Address.Addr().Is4(), b.Draining}]++
+		}
+		for _, four := range []bool{true, false} {
+			active, draining = max(active, count[[2]bool{four, false}]), max(draining, count[[2]bool{four, true}])
 		}
 	}
-	for a := range active {
-		delete(draining, a)
-	}
-	text := strconv.Itoa(ofOneFamily(active))
-	if n := ofOneFamily(draining); n > 0 {
-		text += fmt.Sprintf(" (+%d draining)", n)
+	text := strconv.Itoa(active)
+	if draining > 0 {
+		text += fmt.Sprintf(" (+%d draining)", draining)
 	}
 	return text
-}
-
-func ofOneFamily(set map[netip.Addr]bool) int {
-	four := 0
-	for a := range set {
-		if a.Is4() {
-			four++
-		}
-	}
-	return max(four, len(set)-four)
 }
 
 func affinity(v *api.Service) string {

@@ -126,7 +126,11 @@ func TestBackendCounts(t *testing.T) {
 		}},
 		"0 (+1 draining)": {Service: registry.Service{VIPs: vip}, Ports: []api.Port{{Backends: []api.Backend{backend("10.1.0.3:80", true)}}}},
 		"7":               {Service: registry.Service{Headless: true}, Endpoints: 7},
-		"":                {Service: registry.Service{Type: registry.TypeExternalName}, Endpoints: 7},
+		// Instances on one host differ in their ports.
+		"3": {Service: registry.Service{VIPs: vip}, Ports: []api.Port{{Backends: []api.Backend{
+			backend("10.1.0.1:81", false), backend("10.1.0.1:82", false), backend("10.1.0.1:83", false), backend("[fd00::1]:81", false),
+		}}}},
+		"": {Service: registry.Service{Type: registry.TypeExternalName}, Endpoints: 7},
 	} {
 		if got := backends(&v); got != want {
 			t.Errorf("%q, want %q", got, want)

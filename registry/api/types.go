@@ -77,7 +77,7 @@ func (d Difference) String() string { return d.Object + ": " + d.Problem }
 // Service is one item of GET /v1/services.
 type Service struct {
 	registry.Service
-	Endpoints int    `json:"endpoints"` // how many the selector chooses
+	Endpoints int    `json:"endpoints"` // how many stand behind it: containers, entries of slices, instances
 	Ports     []Port `json:"ports"`     // in place of Service.Ports
 }
 
