@@ -91,6 +91,9 @@ func (k *keeper) apply(b registry.Batch) {
 	if b.Snapshot {
 		k.places, k.health = newPlaces(k.o.Node), map[registry.InstanceID]*registry.InstanceHealth{}
 	}
+	if b.Revision < k.revision {
+		clear(k.unheard) // an old copy of the registry was restored, without our writes
+	}
 	k.revision = b.Revision
 	everywhere := b.Snapshot
 	for i := range b.Changes {

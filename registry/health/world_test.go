@@ -65,8 +65,23 @@ func (w *world) end() {
 	w.done.Wait()
 }
 
+// lag is how long after a write the agents hear of it.
+const lag = 20 * time.Millisecond
+
 // Watch implements registry.Source.
-func (w *world) Watch(context.Context) <-chan registry.Batch { return w.feed }
+func (w *world) Watch(context.Context) <-chan registry.Batch {
+	out := make(chan registry.Batch)
+	w.done.Go(func() {
+		defer close(out)
+		for b := range w.feed {
+			if !b.Snapshot {
+				time.Sleep(lag)
+			}
+			out <- b
+		}
+	})
+	return out
+}
 
 func (w *world) send(snapshot bool, changes ...registry.Change) {
 	w.mu.Lock()
