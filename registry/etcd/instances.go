@@ -103,6 +103,9 @@ func (r *registration) read(ctx context.Context) error {
 // attempt writes the instance as of what was read. A revision of 0 means that something has come in between.
 func (r *registration) attempt(ctx context.Context) (registry.Instance, int64, error) {
 	next := r.merged()
+	if s := r.store; r.instance == nil && s.instances.len() >= s.most {
+		return next, 0, fmt.Errorf("%w: the registry has %d instances, and takes no more: deregister some", registry.ErrInvalid, s.most)
+	}
 	v, err := encodeInstance(&next)
 	if err != nil {
 		return next, 0, err

@@ -328,3 +328,23 @@ func TestRenew(t *testing.T) {
 		t.Errorf("a revived instance has %v with lease %d", kinds, now)
 	}
 }
+
+// TestRegisterBound: with as many instances as may be, those that are there go on, and others wait for room.
+func TestRegisterBound(t *testing.T) {
+	s := openWith(t, Options{MaxInstances: 2})
+	for n := range 2 {
+		register(t, s, instance("web", n))
+	}
+	known(t, s)
+	if _, _, err := s.Register(t.Context(), instance("web", 2)); !errors.Is(err, registry.ErrInvalid) || !contains(err, "has 2 instances") {
+		t.Errorf("one too many: %v", err)
+	}
+	changed := instance("web", 1)
+	changed.Version = "2"
+	register(t, s, changed)
+	if _, err := s.Deregister(t.Context(), instance("web", 0).InstanceID); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "there is room", func() bool { return s.instances.len() == 1 })
+	register(t, s, instance("web", 2))
+}

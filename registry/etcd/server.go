@@ -36,7 +36,9 @@ const (
 	snapshotCount = 5000    // entries kept in the log: bounds the replay at start
 	defragAtStart = 16      // MiB to win for doing it at start, when nobody waits
 	defaultQuota  = 2 << 30 // bytes
-	startTimeout  = 60 * time.Second
+
+	defaultInstances = 250_000 // some 400 MB of heap in the store
+	startTimeout     = 60 * time.Second
 )
 
 // Options says where the registry lives and what it may hand out.
@@ -59,7 +61,9 @@ type Options struct {
 	Quota int64
 	// Expiry bounds how many instances of a service whose leases have lapsed go at once; zero fields: the default's.
 	Expiry ExpiryLimit
-	keep   bool // of tests: what has lapsed stays
+	// MaxInstances is how many may be registered; 0: 250 000. Some more get in when many register at once.
+	MaxInstances int
+	keep         bool // of tests: what has lapsed stays
 	// Logger: nil discards.
 	Logger *slog.Logger
 }
@@ -83,6 +87,7 @@ type Store struct {
 	owed      *owed
 	streams   renewStreams // with a cluster
 	expiry    ExpiryLimit
+	most      int          // instances
 	renewals  atomic.Int64 // asked for, ever
 	expired   atomic.Int64 // instances that this agent ended, ever
 
@@ -105,6 +110,9 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
+	if o.MaxInstances == 0 {
+		o.MaxInstances = defaultInstances
+	}
 	if o.Quota == 0 {
 		o.Quota = defaultQuota
 	}
@@ -121,7 +129,7 @@ func Open(ctx context.Context, o Options) (s *Store, err error) {
 	s = &Store{
 		log: o.Logger, ranges: ranges, quota: o.Quota,
 		nodePortRange: o.NodePorts, containers: o.ContainerCIDRs, reals: newRealAddresses(),
-		instances: newInstanceIndex(), owed: newOwed(), expiry: o.Expiry,
+		instances: newInstanceIndex(), owed: newOwed(), expiry: o.Expiry, most: o.MaxInstances,
 	}
 	s.instances.tell = s.news.tell
 	if o.Cluster == nil {
