@@ -23,7 +23,7 @@ STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CLANG_FORMAT := clang-format-19
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate check-generated test kernels demo bench lint install uninstall clean bpffs
+.PHONY: help build generate check-generated test clients kernels demo bench lint install uninstall clean bpffs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +54,20 @@ check-generated: generate ## fail when that changes what is committed
 	@changed=$$(git status --porcelain -- '*_bpfel.go' '*_bpfel.o') || exit 1; \
 	if [ -n "$$changed" ]; then echo "not what bpf/ compiles to:"; echo "$$changed"; exit 1; fi
 
-test: bpffs ## every test, as root
+test: bpffs clients ## every test, as root
 	$(call need,bpftool containerd runc)
 	$(GO) test -count=1 -timeout 10m $$($(GO) list ./... | grep -v /tests)
 	$(GO) test -count=1 -timeout 15m -p 1 ./tests/... # by themselves: they wait for real processes
+
+# The clients of other projects that tests use. Tests reach no network: what they need is fetched here, once.
+clients: bin/test/eureka-js-client/node_modules
+	@cd tests/clients/fargo && $(GO) mod download
+
+bin/test/eureka-js-client/node_modules: $(addprefix tests/clients/eureka-js-client/,package.json package-lock.json)
+	$(if $(shell command -v npm),,$(call need,nodejs npm))
+	@mkdir -p $(@D) && cp $^ $(@D)
+	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
 
 # What to run there; ./tests/kernels alone takes two minutes.
 KERNEL_TESTS ?= ./tests/kernels ./loader
@@ -82,8 +92,8 @@ lint: ## gofmt, go vet, staticcheck, clang-format
 	@files=$$(git ls-files '*.go' | grep -v _bpfel) || exit 1; \
 	unformatted=$$(gofmt -l $$files) || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	for dir in . tests/clients/fargo; do \
+	  (cd $$dir && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...) || exit 1; done
 	$(CLANG_FORMAT) --dry-run -Werror bpf/*.[ch]
 
 bpffs:

@@ -19,7 +19,7 @@ import (
 const configuration = `
 node: {name: {{.S.Node}}, zone: "{{.S.Zone}}"{{if not .S.FoundAddresses}}, addresses: [{{.S.Address}}, "2001:db8::1"]{{end}}}
 paths: {state: {{.N.State}}, run: {{.N.Run}}, bpffs: {{.N.BPFFS}}, cgroup: {{.N.Cgroup}}}
-registry: { {{- if .S.Etcd}}etcd: [{{range .S.Etcd}}"{{.}}", {{end}}]{{else}}embedded: {}{{end -}} }
+registry: { {{- if .S.Etcd}}etcd: [{{range .S.Etcd}}"{{.}}", {{end}}]{{else}}embedded: {}{{end}}{{with .S.Expiry}}, expiry: {{.}}{{end -}} }
 containers: {cidrs: [{{range .S.Containers}}"{{.}}", {{end}}]}
 services: {cidrs: [{{range .S.Services}}"{{.}}", {{end}}]}
 datapath: {socketTranslation: {{not .S.NoSocketTranslation}}, mapScale: {{.S.MapScale}}, attach: {{.S.Attach}}}

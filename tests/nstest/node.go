@@ -54,6 +54,8 @@ type Settings struct {
 	Address string
 	// Etcd are the members of the cluster that keeps the registry; none: it is embedded.
 	Etcd []string
+	// Expiry bounds how fast instances go whose leases lapse, as in "{most: 33, every: 30s}".
+	Expiry string
 	// Upstreams are the DNS servers that know other names; none. No other may be asked.
 	Upstreams []string
 	// Audit lets pass what policies deny, and reports it.
