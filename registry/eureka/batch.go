@@ -16,6 +16,8 @@ const (
 	// batchWorkers is how many instances of a batch are changed at once: each change waits for the store, and the
 	// reference's peers wait for an answer for 200 ms only.
 	batchWorkers = 32
+	// taskCharge is how many tasks count as a request more: most are heartbeats.
+	taskCharge = 4
 )
 
 // postBatch takes what a peer's clients did. There is a result for each task, in their order.
@@ -30,6 +32,7 @@ func (s *Server) postBatch(q *request) {
 		q.text(http.StatusBadRequest, "text/plain; charset=utf-8", err.Error())
 		return
 	}
+	access.Charge(q.Context(), len(tasks)/taskCharge)
 	s.metrics.tasks.Add(float64(len(tasks)))
 	results := s.tasks(q.Context(), q.caller, tasks)
 	q.text(http.StatusOK, "application/json", string(wire.AppendResults(nil, results)))

@@ -302,6 +302,26 @@ func TestResync(t *testing.T) {
 	}
 }
 
+// TestForgedRecord: whoever may write instances can write what is kept for this protocol. What it does not write itself,
+// no reader is told.
+func TestForgedRecord(t *testing.T) {
+	t.Parallel()
+	const good = `{"app":"SERVICE-0","dataCenter":"MyOwn","action":"ADDED","held":"","vip":"x"}`
+	for old, forged := range map[string]string{
+		`"SERVICE-0"`: `"OTHER"`, `SERVICE-0`: `service-0`, `"MyOwn"`: `"Mine"`, `"ADDED"`: `"DELETED"`, `"held":""`: `"held":"HELD"`, `{`: `[`, `"x"`: `1`,
+	} {
+		i := instances(1, 1)[0]
+		i.Eureka = []byte(strings.Replace(good, old, forged, 1))
+		if got := newEntry(&i, false, nil); got.app != "SERVICE-0" || got.wire.VIP != "service-0" || got.wire.DataCenter.Name != wire.MyOwn {
+			t.Errorf("%s: told of as %+v", i.Eureka, got.wire)
+		}
+		i.Eureka = []byte(good)
+		if got := newEntry(&i, false, nil); got.wire.VIP != "x" {
+			t.Errorf("%s: told of as %+v", i.Eureka, got.wire)
+		}
+	}
+}
+
 // FuzzRequest sends anything anywhere. No answer is without a length, and none that must be empty is not.
 func FuzzRequest(f *testing.F) {
 	f.Add("GET", "/eureka/apps/", "application/json", "")

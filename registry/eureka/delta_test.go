@@ -109,3 +109,22 @@ func TestRetention(t *testing.T) {
 	_, list = c.all("/apps")
 	equal(t, "all", words(list), "A/i=DOWN,MODIFIED")
 }
+
+// TestExpiry: an instance that is not renewed goes, after once the time that it asked for and not before, and readers
+// are told of it.
+func TestExpiry(t *testing.T) {
+	_, c := start(t, nil)
+	begin := time.Now()
+	c.want(http.StatusNoContent, http.MethodPost, "/apps/A", body("A", "i", `"leaseInfo":{"durationInSecs":2},`))
+	c.want(http.StatusNoContent, http.MethodPost, "/apps/A", body("A", "j", ""))
+	for c.do(http.MethodGet, "/apps/A/i", "").StatusCode == http.StatusOK {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if lived := time.Since(begin); lived < 2*time.Second {
+		t.Errorf("it went after %v", lived)
+	}
+	head, list := c.all("/apps/delta")
+	equal(t, "delta", head.Hash+" "+words(list), "UP_1_ A/i=UP,DELETED A/j=UP,ADDED")
+	c.want(http.StatusNotFound, http.MethodPut, "/apps/A/i", "")
+	c.want(http.StatusNoContent, http.MethodPost, "/apps/A", body("A", "i", ""))
+}

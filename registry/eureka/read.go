@@ -11,8 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-net/sluice/registry/access"
 	"github.com/sluice-net/sluice/registry/eureka/wire"
 )
+
+// answerCharge is how many bytes of an answer about many instances count as a request more.
+const answerCharge = 64 << 10
 
 func (s *Server) getAll(q *request)   { q.send(q.listForm(), http.StatusForbidden, s.whole(false)) }
 func (s *Server) getDelta(q *request) { q.send(q.listForm(), http.StatusForbidden, s.whole(true)) }
@@ -82,6 +86,7 @@ func (q *request) send(f form, missing int, find func(form) *body) {
 	if b.gzip {
 		h.Set("Content-Encoding", "gzip")
 	}
+	access.Charge(q.Context(), b.length()/answerCharge)
 	q.code = http.StatusOK
 	q.WriteHeader(q.code)
 	if q.Method != http.MethodHead {

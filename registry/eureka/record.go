@@ -65,10 +65,19 @@ func recordOf(i *registry.Instance) *record {
 		return nil
 	}
 	r := &record{}
-	if json.Unmarshal(i.Eureka, r) != nil || r.App == "" || r.App != strings.ToUpper(r.App) || serviceName(r.App) != i.Service {
+	if json.Unmarshal(i.Eureka, r) != nil || !r.valid() || serviceName(r.App) != i.Service {
 		return nil
 	}
 	return r
+}
+
+// valid reports whether the record is one of ours. Others can write one too, and of a word that they do not know many
+// clients fail.
+func (r *record) valid() bool {
+	known := r.DataCenter == wire.Netflix || r.DataCenter == wire.Amazon || r.DataCenter == wire.MyOwn
+	_, status := wire.ParseStatus(string(r.Held))
+	return known && (status || r.Held == "") && (r.Action == wire.Added || r.Action == wire.Modified) &&
+		strings.TrimSpace(r.App) != "" && r.App == strings.ToUpper(r.App)
 }
 
 // store puts the record into an instance.
