@@ -102,6 +102,9 @@ func (r *registration) read(ctx context.Context) error {
 
 // attempt writes the instance as of what was read. A revision of 0 means that something has come in between.
 func (r *registration) attempt(ctx context.Context) (registry.Instance, int64, error) {
+	if err := mayAlter(ctx, r.instance); err != nil {
+		return r.next, 0, err
+	}
 	next := r.merged()
 	if s := r.store; r.instance == nil && s.instances.len() >= s.most {
 		return next, 0, fmt.Errorf("%w: the registry has %d instances, and takes no more: deregister some", registry.ErrInvalid, s.most)
@@ -301,6 +304,19 @@ func (s *Store) edited(kv *mvccpb.KeyValue, edit func(*registry.Instance) error)
 	return next, nil
 }
 
+// mayAlter asks whoever is to be asked about a stored instance, if there is one. What cannot be read is nobody's.
+func mayAlter(ctx context.Context, stored *mvccpb.KeyValue) error {
+	may, asks := registry.MayAlter(ctx)
+	if !asks || stored == nil {
+		return nil
+	}
+	old, err := decodeInstance(stored.Key, stored.Value)
+	if err != nil {
+		old = registry.Instance{}
+	}
+	return may(&old)
+}
+
 // Deregister implements registry.Registrar. The service stays.
 func (s *Store) Deregister(ctx context.Context, id registry.InstanceID) (int64, error) {
 	rev, err := s.deregister(ctx, id)
@@ -315,14 +331,31 @@ func (s *Store) deregister(ctx context.Context, id registry.InstanceID) (int64, 
 	if err != nil {
 		return 0, err
 	}
-	done, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(keys.instance), ">", 0)).
-		Then(clientv3.OpDelete(keys.instance), clientv3.OpDelete(keys.lease, clientv3.WithPrevKV()), clientv3.OpDelete(keys.health)).
-		Commit()
-	if err != nil {
-		return 0, err
+	there := clientv3.Compare(clientv3.CreateRevision(keys.instance), ">", 0)
+	if _, asks := registry.MayAlter(ctx); asks {
+		got, err := s.client.Get(ctx, keys.instance)
+		if err != nil {
+			return 0, err
+		}
+		kv := first(got.Kvs)
+		if kv == nil {
+			return 0, registry.ErrNotFound
+		}
+		if err := mayAlter(ctx, kv); err != nil {
+			return 0, err
+		}
+		there = clientv3.Compare(clientv3.ModRevision(keys.instance), "=", kv.ModRevision)
 	}
-	if !done.Succeeded {
+	done, err := s.client.Txn(ctx).If(there).
+		Then(clientv3.OpDelete(keys.instance), clientv3.OpDelete(keys.lease, clientv3.WithPrevKV()), clientv3.OpDelete(keys.health)).
+		Else(clientv3.OpGet(keys.instance, clientv3.WithCountOnly())).
+		Commit()
+	switch {
+	case err != nil:
+		return 0, err
+	case !done.Succeeded && done.Responses[0].GetResponseRange().GetCount() > 0:
+		return 0, errConflict
+	case !done.Succeeded:
 		return 0, registry.ErrNotFound
 	}
 	for _, kv := range done.Responses[1].GetResponseDeleteRange().GetPrevKvs() {

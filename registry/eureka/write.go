@@ -131,7 +131,7 @@ func (s *Server) register(ctx context.Context, c access.Caller, app string, w *w
 	}
 	var revision int64
 	if err == nil {
-		_, revision, err = s.o.Registrar.Register(ctx, next)
+		_, revision, err = s.o.Registrar.Register(registry.WithMayAlter(ctx, c.MayAlter), next)
 	}
 	if err != nil {
 		return failed(err)
@@ -252,7 +252,7 @@ func (s *Server) cancel(ctx context.Context, c access.Caller, k key) outcome {
 		return no
 	}
 	defer s.alone(e.instance.InstanceID)()
-	revision, err := s.o.Registrar.Deregister(ctx, e.instance.InstanceID)
+	revision, err := s.o.Registrar.Deregister(registry.WithMayAlter(ctx, c.MayAlter), e.instance.InstanceID)
 	if err != nil {
 		return failed(err)
 	}

@@ -70,7 +70,7 @@ func (s *Server) register(r *http.Request) (any, error) {
 	if err := caller.MayRegister(i.Addresses); err != nil {
 		return nil, err
 	}
-	// Whoever registers an id anew alters what has it.
+	// Whoever registers an id anew alters what has it. The store asks again: this copy may lag behind it.
 	var before []registry.HealthCheck
 	if old, err := s.View.instance(i.InstanceID); err == nil {
 		if err := caller.MayAlter(old.Instance); err != nil {
@@ -81,7 +81,7 @@ func (s *Server) register(r *http.Request) (any, error) {
 	if err := caller.MayCheck(i.Checks, before); err != nil {
 		return nil, err
 	}
-	stored, revision, err := s.Registrar.Register(r.Context(), i)
+	stored, revision, err := s.Registrar.Register(registry.WithMayAlter(r.Context(), caller.MayAlter), i)
 	if err != nil {
 		return nil, err
 	}
@@ -203,10 +203,11 @@ func (s *Server) deregister(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.caller(r).MayAlter(i.Instance); err != nil {
+	caller := s.caller(r)
+	if err := caller.MayAlter(i.Instance); err != nil {
 		return nil, err
 	}
-	revision, err := s.Registrar.Deregister(r.Context(), id)
+	revision, err := s.Registrar.Deregister(registry.WithMayAlter(r.Context(), caller.MayAlter), id)
 	if err != nil {
 		return nil, err
 	}
