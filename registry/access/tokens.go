@@ -145,14 +145,15 @@ func (t *Tokens) load(now time.Time) error {
 }
 
 // parseTokens reads the lines of a file. It returns those that are well with an error for the others; the error
-// never holds a token.
+// never holds a word of the file:
+// whoever mixes up their order should not find the token in a log.
 func parseTokens(data []byte) ([]token, error) {
 	if len(data) > maxTokensFile {
 		return nil, fmt.Errorf("larger than %d bytes", maxTokensFile)
 	}
 	var list []token
 	var errs []error
-	holders := map[[sha256.Size]byte]string{}
+	lineOf := map[[sha256.Size]byte]int{}
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	lines.Buffer(nil, maxTokensFile+1)
 	for number := 1; lines.Scan(); number++ {
@@ -161,17 +162,17 @@ func parseTokens(data []byte) ([]token, error) {
 			continue
 		}
 		k, err := parseToken(fields)
-		other, twice := holders[k.sum]
+		other, twice := lineOf[k.sum]
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("line %d: %w", number, err))
 		case twice:
-			errs = append(errs, fmt.Errorf("line %d: %s has the token of %s", number, k.name, other))
+			errs = append(errs, fmt.Errorf("line %d: the token is that of line %d", number, other))
 		case len(list) == maxTokens:
 			errs = append(errs, fmt.Errorf("line %d: more than %d tokens", number, maxTokens))
 			return list, errors.Join(errs...)
 		default:
-			holders[k.sum] = k.name
+			lineOf[k.sum] = number
 			list = append(list, k)
 		}
 	}
@@ -184,7 +185,7 @@ func parseToken(fields []string) (k token, err error) {
 	}
 	k = token{name: fields[0], sum: sha256.Sum256([]byte(fields[1])), scope: ScopeAll}
 	if len(fields[1]) < MinToken {
-		return k, fmt.Errorf("the token of %s has %d letters: want at least %d", k.name, len(fields[1]), MinToken)
+		return k, fmt.Errorf("the token has %d letters: want at least %d", len(fields[1]), MinToken)
 	}
 	if len(fields) == 3 {
 		switch fields[2] {
@@ -192,7 +193,7 @@ func parseToken(fields []string) (k token, err error) {
 		case "instances":
 			k.scope = ScopeInstances
 		default:
-			return k, fmt.Errorf("scope %q of %s: want all or instances", fields[2], k.name)
+			return k, errors.New("the scope is unknown: want all or instances")
 		}
 	}
 	return k, nil

@@ -91,11 +91,13 @@ func TestRereadFaults(t *testing.T) {
 func TestTokenFaults(t *testing.T) {
 	for text, want := range map[string]string{
 		"ops":                                    "line 1: 1 words",
-		"\nops short":                            "line 2: the token of ops has 5 letters",
+		"\nops short":                            "line 2: the token has 5 letters",
 		"a b c d":                                "line 1: 4 words",
-		"ops " + secretAll + " x":                `scope "x" of ops: want all or instances`,
-		"ops " + secretAll + "\nci " + secretAll: "line 2: ci has the token of ops",
-		strings.Repeat("x", maxTokensFile+1):     "larger than",
+		"ops " + secretAll + " x":                "line 1: the scope is unknown: want all or instances",
+		"ops " + secretAll + "\nci " + secretAll: "line 2: the token is that of line 1",
+		secretAll + " ops":                       "line 1: the token has 3 letters",
+		"ops " + secretInstances + " " + secretAll: "line 1: the scope is unknown",
+		strings.Repeat("x", maxTokensFile+1):       "larger than",
 	} {
 		list, err := parseTokens([]byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {
