@@ -27,7 +27,6 @@ type modelRig struct {
 	stats    map[uint32]serviceStats // before this episode
 	began    time.Time
 	beganAt  uint64         // the kernel's clock
-	past     int64          // seconds that may pass in an episode
 	blurred  bool           // of this episode, packets whose counters the model does not know
 	seen     map[string]int // packets by what became of them
 	changes  int
@@ -46,7 +45,7 @@ const (
 	episodePackets = 1500
 	episodeTime    = 900 * time.Millisecond
 	packetsAChange = 40
-	modelSeconds   = 24
+	modelSeconds   = 24 // that may pass in an episode
 )
 
 func modelLifetimes() Lifetimes {
@@ -69,11 +68,9 @@ func newModelRig(t testing.TB, f family) *modelRig {
 	for id := range uint32(worldBackends) {
 		r.put("backends", id, backend{})
 	}
-	m := &modelRig{rig: r, seen: map[string]int{}, runs: map[modelProgram]*testRun{}, past: modelSeconds}
-	// What is in the past of the flows must be in the machine's.
-	if up := int64(monotonic() / 1e9); up < modelSeconds+6 {
-		m.past = max(up-6, 0)
-	}
+	m := &modelRig{rig: r, seen: map[string]int{}, runs: map[modelProgram]*testRun{}}
+	// What is in the past of the flows must be in the machine's, which may have booted a moment ago.
+	time.Sleep((modelSeconds+6)*time.Second - time.Duration(monotonic()))
 	for tags, tci := range modelTags() {
 		for _, ingress := range []bool{false, true} {
 			hook := "A>"

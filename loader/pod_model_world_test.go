@@ -188,7 +188,7 @@ func (m *modelRig) change() error {
 
 // age lets seconds pass: it takes them off what flows remembers.
 func (m *modelRig) age(seconds int64) error {
-	if m.model.now/modelSecond+seconds > m.past {
+	if m.model.now/modelSecond+seconds > modelSeconds {
 		return nil
 	}
 	m.model.now += seconds * modelSecond

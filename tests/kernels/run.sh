@@ -5,12 +5,14 @@
 # that is Linux 5.10, 6.1 and 6.12) lends its cloud kernel, which boots in QEMU without KVM, from an
 # initramfs of busybox, a few modules and the tests. The machine's own apt sources stay as they are:
 # packages come through a private apt directory under CACHE. A VM has no network device.
-# TEST_FLAGS are handed to each test, as in TEST_FLAGS='-test.run TestFlows'.
+# TEST_FLAGS are handed to each test, as in TEST_FLAGS='-test.run TestFlows', and so is what the environment
+# says of TestModel: an emulated machine gives the model fewer packets than another, unless told otherwise.
 set -eu -o pipefail
 
 CACHE=${CACHE:-$HOME/.cache/sluice-kernels}
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 BOOT_SECONDS=${BOOT_SECONDS:-900}
+export SLUICE_MODEL_PACKETS=${SLUICE_MODEL_PACKETS:-20000}
 MODULES='veth sch_ingress cls_bpf'
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -61,6 +63,7 @@ boot() {
   cp /usr/bin/busybox "$root/bin/" 2>/dev/null || cp /bin/busybox "$root/bin/"
   cp "$here/init" "$root/init"
   echo "${TEST_FLAGS:-}" >"$root/flags"
+  env | grep '^SLUICE_MODEL_' >"$root/environment"
   cp "$CACHE/$1"/modules/*.ko "$root/modules/"
   cp "$tests"/*.test "$root/tests/"
   # Tests of loader read ../bpf.
