@@ -54,6 +54,9 @@ func TestModel(t *testing.T) {
 			}
 			t.Logf("%d packets and %d changes between them, in %v; seeds %d to %d, of which %d were left out for their time",
 				done, m.changes, time.Since(began).Round(time.Millisecond), first, seed-1, late)
+			if m.nodeMade {
+				t.Log("to_pod saw only what the node made: the kernel does not let tests say by which interface a packet came")
+			}
 			t.Logf("the programs counted %s", show(m.total))
 			for _, class := range slices.Sorted(maps.Keys(m.seen)) {
 				t.Logf("%9d %s", m.seen[class], class)

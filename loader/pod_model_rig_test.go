@@ -30,6 +30,7 @@ type modelRig struct {
 	blurred  bool           // of this episode, packets whose counters the model does not know
 	seen     map[string]int // packets by what became of them
 	changes  int
+	nodeMade bool     // all that comes to a container is the node's
 	total    counters // of all episodes
 }
 
@@ -84,6 +85,12 @@ func newModelRig(t testing.TB, f family) *modelRig {
 			m.runs[modelProgram{ingress, tags}] = newTestRun(program)
 		}
 	}
+	// Old kernels do not let a test say by which interface a packet came: Linux 5.10 wants ingress_ifindex to
+	// be 0 (convert___skb_to_skb in net/bpf/test_run.c). What is left is what the node made itself.
+	_, _, err := m.runs[modelProgram{ingress: true}].run(make([]byte, 60), skBuff{Ifindex: r.ifindex["A"], IngressIfindex: 1})
+	if m.nodeMade = errors.Is(err, unix.EINVAL); err != nil && !m.nodeMade {
+		t.Fatal(err)
+	}
 	m.flowKeys, m.flowVals = make([]sockFlowKey, 8192), make([]sockFlow, 8192)
 	m.fragKeys, m.fragVals = make([]sockFragKey, 8192), make([]sockFrag, 8192)
 	m.model = m.newModel()
@@ -131,11 +138,11 @@ func (m *modelRig) late() bool { return time.Since(m.began) > episodeTime || m.m
 
 // packet gives one to both. It returns what differs.
 func (m *modelRig) packet(h modelHook, in []byte) (verdict, []byte, error) {
+	if m.nodeMade {
+		h.from = 0
+	}
 	run := m.runs[modelProgram{h.ingress, h.tags}]
 	got, out, err := run.run(in, skBuff{Ifindex: h.ifindex, IngressIfindex: h.from})
-	if errors.Is(err, unix.EINVAL) && h.from != 0 {
-		m.t.Skip("the kernel does not let tests say by which interface a packet came")
-	}
 	if err != nil {
 		return got, out, err
 	}
