@@ -24,7 +24,7 @@ import (
 func main() {
 	etcdtest.Main()
 	rounds := flag.Int("rounds", 15, "times that each figure is measured")
-	only := flag.String("only", "", "packets, calls, wires, applies, policies, services, registry or\nregistry/node, /cluster or /scale: measure nothing else")
+	only := flag.String("only", "", "packets, calls, wires, applies, policies, services, registry or\nregistry/node, /cluster, /scale or /eureka: measure nothing else")
 	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -69,6 +69,7 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		{"registry/node", func() error { return nodeSpread(ctx, lab, rounds) }},
 		{"registry/cluster", func() error { return clusterSpread(ctx, lab, rounds) }},
 		{"registry/scale", func() error { return scale(ctx, lab) }},
+		{"registry/eureka", func() error { return eurekaServer(ctx, lab, rounds) }},
 	} {
 		if only == "" || only == part.name || strings.HasPrefix(part.name, only+"/") {
 			if err := part.run(); err != nil {

@@ -79,15 +79,25 @@ func instanceOf(i, j int) registry.Instance {
 
 // registerAll registers instances, many at a time.
 func registerAll(ctx context.Context, node *nstest.Node, count int, of func(n int) registry.Instance) (time.Duration, error) {
+	var clients [writers]*api.Client // each keeps few connections
+	for i := range clients {
+		clients[i] = api.NewClient(node.Socket())
+		defer clients[i].Close()
+	}
+	return inParallel(ctx, count, func(ctx context.Context, n int) error {
+		return registerOne(ctx, clients[n%writers], of(n))
+	})
+}
+
+// inParallel does so much, many at a time, and tells how long it took.
+func inParallel(ctx context.Context, count int, do func(ctx context.Context, n int) error) (time.Duration, error) {
 	start := time.Now()
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
 	for range writers {
 		group.Go(func() error {
-			client := api.NewClient(node.Socket())
-			defer client.Close()
 			for n := int(next.Add(1)) - 1; n < count; n = int(next.Add(1)) - 1 {
-				if err := registerOne(ctx, client, of(n)); err != nil {
+				if err := do(ctx, n); err != nil {
 					return err
 				}
 			}

@@ -33,11 +33,11 @@ const (
 
 // scale measures an agent with many instances.
 func scale(ctx context.Context, lab *nstest.Lab) (err error) {
-	node, err := lab.New(ctx, nstest.Settings{MapScale: 1})
+	node, eureka, err := newEurekaNode(ctx, lab)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, node.Close()) }()
+	defer func() { err = errors.Join(err, eureka.close(), node.Close()) }()
 	before, err := usageOf(node.AgentPID())
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func scale(ctx context.Context, lab *nstest.Lab) (err error) {
 	if err != nil {
 		return err
 	}
-	h := &heartbeats{node: node}
+	h := &heartbeats{node: node, eureka: eureka}
 	steady, err := h.watched(ctx)
 	if err != nil {
 		return err
@@ -71,12 +71,13 @@ func scaleInstance(n int) registry.Instance {
 	return i
 }
 
-// heartbeats renew leases evenly over time.
+// heartbeats renew leases evenly over time, as Eureka's clients do.
 type heartbeats struct {
-	node *nstest.Node
-	mu   sync.Mutex
-	took []time.Duration
-	late atomic.Int64 // sent more than a second after their time
+	node   *nstest.Node
+	eureka *eurekaClient
+	mu     sync.Mutex
+	took   []time.Duration
+	late   atomic.Int64 // sent more than a second after their time
 }
 
 // watched renews leases and returns what the agent used meanwhile, once the load has settled.
@@ -108,8 +109,6 @@ func (h *heartbeats) watched(ctx context.Context) (u usage, err error) {
 
 // renew is the share of one of the writers.
 func (h *heartbeats) renew(ctx context.Context, w int, start, end time.Time) error {
-	client := api.NewClient(h.node.Socket())
-	defer client.Close()
 	var took []time.Duration
 	for n := w; ; n += writers {
 		due := start.Add(time.Duration(n) * heartbeatEvery / scaleHeartbeats)
@@ -123,7 +122,7 @@ func (h *heartbeats) renew(ctx context.Context, w int, start, end time.Time) err
 		if sent.Sub(due) > time.Second {
 			h.late.Add(1)
 		}
-		if err := client.Heartbeat(ctx, scaleInstance(scaleInstances-scaleHeartbeats+n%scaleHeartbeats).InstanceID); err != nil {
+		if err := h.eureka.renew(ctx, scaleInstance(scaleInstances-scaleHeartbeats+n%scaleHeartbeats).InstanceID); err != nil {
 			return err
 		}
 		took = append(took, time.Since(sent))

@@ -27,6 +27,7 @@ metrics: {listen: "127.0.0.1:9464"}
 policy: {audit: {{.S.Audit}}}
 dns: {upstreams: [{{range .S.Upstreams}}"{{.}}", {{end}}]}
 {{with .S.Flows}}flows: {{.}}{{end}}
+{{.S.More}}
 `
 
 func (s Settings) filled() Settings {

@@ -60,6 +60,8 @@ type Settings struct {
 	Upstreams []string
 	// Audit lets pass what policies deny, and reports it.
 	Audit bool
+	// More are further keys of the configuration, as lines of YAML.
+	More string
 }
 
 // Node is one running test node.
