@@ -74,6 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *detach {
 		return detachNode(config, logger)
 	}
+	saveMemory()
 	return runAgent(ctx, config, logger)
 }
 
