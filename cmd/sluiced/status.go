@@ -34,6 +34,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	// Told, but no reason to keep a node from work: a namespace that cannot be entered is as a rule not
 	// of ours, and a connection to a backend that is gone is reset at its next packet all the same.
 	s.Conditions = append(s.Conditions, condition("sockets", a.loader.Swept()), condition("addresses", a.own.check(ctx)), a.leases())
+	s.Conditions = append(s.Conditions, a.dnsCondition()...)
 	s.Counts = a.counts()
 	maps, err := a.loader.Maps()
 	if err != nil {

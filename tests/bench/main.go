@@ -1,7 +1,7 @@
 // Command bench measures a node's dataplane on this machine: nanoseconds a packet through from_pod,
 // round trips of calls by each way as ratios to the kernel's own routing, and what verdicts cost with
 // few policies and with many, flows and changes with few services and with many, how soon the kernel
-// knows what the registry is told, and what many instances cost.
+// knows what the registry is told, what many instances cost, and what DNS answers do.
 //
 // All that is compared is measured in one run, interleaved, client and server on one CPU: absolute
 // times of two runs differ by more than what there is to see. It needs root, and a quiet machine.
@@ -24,7 +24,7 @@ import (
 func main() {
 	etcdtest.Main()
 	rounds := flag.Int("rounds", 15, "times that each figure is measured")
-	only := flag.String("only", "", "packets, calls, wires, applies, policies, services, registry or\nregistry/node, /cluster, /scale or /eureka: measure nothing else")
+	only := flag.String("only", "", "packets, calls, wires, applies, policies, services, dns, registry or\nregistry/node, /cluster, /scale or /eureka: measure nothing else")
 	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -70,6 +70,7 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		{"registry/cluster", func() error { return clusterSpread(ctx, lab, rounds) }},
 		{"registry/scale", func() error { return scale(ctx, lab) }},
 		{"registry/eureka", func() error { return eurekaServer(ctx, lab, rounds) }},
+		{"dns", func() error { return names(ctx, rounds) }},
 	} {
 		if only == "" || only == part.name || strings.HasPrefix(part.name, only+"/") {
 			if err := part.run(); err != nil {
