@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -194,6 +195,44 @@ func TestForgedRecord(t *testing.T) {
 		if got := newEntry(&i, false, nil); got.wire.VIP != "x" {
 			t.Errorf("%s: told of as %+v", i.Eureka, got.wire)
 		}
+	}
+}
+
+// TestStaleView: what became another's a moment ago, so that the view does not know it yet, is not changed.
+func TestStaleView(t *testing.T) {
+	t.Parallel()
+	i := instances(1, 1)[0]
+	i.Addresses = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	m := newMemory(i)
+	s := serve(t, m)
+	if !s.known(t.Context()) {
+		t.Fatal("nothing is known")
+	}
+	theirs := i
+	theirs.Addresses = []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 2, 3})}
+	m.mu.Lock()
+	m.items[i.InstanceID] = theirs
+	m.mu.Unlock()
+	path := "/eureka/apps/SERVICE-0/" + i.ID
+	batch := func(action string) string {
+		return fmt.Sprintf(`{"replicationList":[{"appName":"SERVICE-0","id":%q,"status":"DOWN","action":%q}]}`, i.ID, action)
+	}
+	for _, ask := range [][3]string{
+		{"PUT", path + "/status?value=DOWN"}, {"PUT", path + "/metadata?a=b"},
+		{"POST", "/eureka/peerreplication/batch/", batch("StatusUpdate")},
+	} {
+		r := httptest.NewRequest(ask[0], ask[1], strings.NewReader(ask[2]))
+		r.RemoteAddr = "127.0.0.1:1"
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden && w.Body.String() != `{"responseList":[{"statusCode":403}]}` {
+			t.Errorf("%v: %d %s", ask, w.Code, w.Body)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := m.items[i.InstanceID]; !reflect.DeepEqual(now, theirs) {
+		t.Errorf("changed to %+v", now)
 	}
 }
 

@@ -125,6 +125,9 @@ func (s *Server) register(ctx context.Context, c access.Caller, app string, w *w
 	if err == nil && old != nil && old.Override != "" && next.Override == "" {
 		// To register would keep it.
 		_, _, err = s.o.Registrar.Update(ctx, id, func(i *registry.Instance) error {
+			if err := c.MayAlter(i); err != nil {
+				return err
+			}
 			i.Override, i.Status, i.Eureka = "", next.Status, next.Eureka
 			return nil
 		})
@@ -211,7 +214,7 @@ func (s *Server) renew(ctx context.Context, c access.Caller, k key, dirty int64,
 		return outcome{code: http.StatusConflict, conflict: e}
 	}
 	if status, known := wire.ParseStatus(over); replicated && known && status != wire.Unknown {
-		o := s.update(ctx, e, func(i *registry.Instance) error { return setStatus(i, status, 0, s.o.Now()) })
+		o := s.update(ctx, c, e, func(i *registry.Instance) error { return setStatus(i, status, 0, s.o.Now()) })
 		return outcome{code: http.StatusNotFound, revision: o.revision}
 	}
 	return outcome{code: http.StatusNotFound} // register again, please
@@ -232,9 +235,14 @@ func (s *Server) keepAlive(ctx context.Context, e *entry) outcome {
 	return outcome{code: http.StatusOK}
 }
 
-// update changes an instance.
-func (s *Server) update(ctx context.Context, e *entry, edit func(*registry.Instance) error) outcome {
-	_, revision, err := s.o.Registrar.Update(ctx, e.instance.InstanceID, edit)
+// update changes an instance, if it is still one that the caller may change.
+func (s *Server) update(ctx context.Context, c access.Caller, e *entry, edit func(*registry.Instance) error) outcome {
+	_, revision, err := s.o.Registrar.Update(ctx, e.instance.InstanceID, func(i *registry.Instance) error {
+		if err := c.MayAlter(i); err != nil {
+			return err
+		}
+		return edit(i)
+	})
 	if err != nil {
 		return failed(err)
 	}
@@ -279,7 +287,7 @@ func (s *Server) override(ctx context.Context, c access.Caller, k key, status wi
 	if o := s.keepAlive(ctx, e); o.code != http.StatusOK || e.stored == status {
 		return o
 	}
-	return s.update(ctx, e, func(i *registry.Instance) error { return setStatus(i, status, dirty, s.o.Now()) })
+	return s.update(ctx, c, e, func(i *registry.Instance) error { return setStatus(i, status, dirty, s.o.Now()) })
 }
 
 // deleteStatus takes an override back.
@@ -305,7 +313,7 @@ func (s *Server) dropOverride(ctx context.Context, c access.Caller, k key, statu
 	if o := s.keepAlive(ctx, e); o.code != http.StatusOK {
 		return o
 	}
-	return s.update(ctx, e, func(i *registry.Instance) error { return dropStatus(i, status, dirty) })
+	return s.update(ctx, c, e, func(i *registry.Instance) error { return dropStatus(i, status, dirty) })
 }
 
 // putMetadata adds to an instance's metadata, of each key the first value.
@@ -322,7 +330,7 @@ func (s *Server) putMetadata(q *request) {
 	defer s.alone(e.instance.InstanceID)()
 	o := s.keepAlive(q.Context(), e)
 	if o.code == http.StatusOK {
-		o = s.update(q.Context(), e, func(i *registry.Instance) error { return mergeMetadata(i, add) })
+		o = s.update(q.Context(), q.caller, e, func(i *registry.Instance) error { return mergeMetadata(i, add) })
 	}
 	s.answer(q, o, true)
 }
