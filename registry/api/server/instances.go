@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/access"
@@ -243,9 +244,11 @@ func fixedFields() []string {
 // patched returns an instance as a merge patch leaves it: null takes a field away, an object changes the named
 // members of a map, all else replaces.
 func patched(i *registry.Instance, patch map[string]json.RawMessage) (*registry.Instance, error) {
-	for _, field := range fixedFields() {
-		if _, given := patch[field]; given {
-			return nil, invalid("%s: cannot be changed: register the instance again", field)
+	for given := range patch {
+		for _, field := range fixedFields() {
+			if strings.EqualFold(given, field) { // as encoding/json would take it
+				return nil, invalid("%s: cannot be changed: register the instance again", field)
+			}
 		}
 	}
 	before, err := json.Marshal(i)

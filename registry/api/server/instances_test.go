@@ -135,6 +135,8 @@ func TestInstanceLife(t *testing.T) {
 		{"PUT", "/v1/instances/shop/web/a", `{"id":"b","addresses":["10.1.1.1"]}`, 422, `id: \"b\", and the path says \"a\"`},
 		{"PATCH", "/v1/instances/shop/web/host:web:8080", `{"lease":3}`, 422, `lease: cannot be changed`},
 		{"PATCH", "/v1/instances/shop/web/host:web:8080", `{"id":"other"}`, 422, `id: cannot be changed`},
+		{"PATCH", "/v1/instances/shop/web/host:web:8080", `{"Id":"other"}`, 422, `id: cannot be changed`},
+		{"PATCH", "/v1/instances/shop/web/host:web:8080", "{\"eure\u212aa\":{}}", 422, `eureka: cannot be changed`},
 		{"PATCH", "/v1/instances/shop/web/host:web:8080", `null`, 400, `want a JSON object`},
 		{"PATCH", "/v1/instances/shop/web/host:web:8080", `{"metadata":{"a":{}}}`, 422, `want an object of texts`},
 		{"PATCH", "/v1/instances/shop/web/host:web:8080", `{"status":"SLEEPING"}`, 422, `status`},
