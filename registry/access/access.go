@@ -63,7 +63,9 @@ func (g *Guard) Caller(r *http.Request) Caller {
 		scoped := from.Addr().Zone() != ""
 		c.Source = from.Addr().WithZone("").Unmap()
 		c.Name = c.Source.String()
-		if g.Own != nil && !scoped {
+		// Nor does a browser's: a page of any site can make it send here.
+		foreign := new(http.CrossOriginProtection).Check(r) != nil
+		if g.Own != nil && !scoped && !foreign {
 			c.own = func() []netip.Addr { return g.Own(c.Source) }
 		}
 	}
