@@ -93,7 +93,7 @@ func TestExternalName(t *testing.T) {
 	cname := "out.shop.svc.cluster.local. 5 CNAME Example.ORG."
 	for qtype, want := range map[uint16]string{
 		dns.TypeA:     "NOERROR\nExample.ORG. 60 A 192.0.2.80\n" + cname,
-		dns.TypeAAAA:  "NOERROR\n" + cname,
+		dns.TypeAAAA:  "NOERROR\n" + cname + "\nns org. SOA 60",
 		dns.TypeCNAME: "NOERROR\n" + cname,
 	} {
 		if got := show(r.query(t, "udp", "out.shop.svc.cluster.local.", qtype)); got != want {
@@ -101,7 +101,7 @@ func TestExternalName(t *testing.T) {
 		}
 	}
 	r.tell(t, false, registry.Change{Service: &registry.Service{Name: name("shop", "out"), Type: registry.TypeExternalName, ExternalName: "no.test"}})
-	if got := show(r.query(t, "udp", "out.shop.svc.cluster.local.", dns.TypeA)); got != "NXDOMAIN\nout.shop.svc.cluster.local. 5 CNAME no.test." {
+	if got := show(r.query(t, "udp", "out.shop.svc.cluster.local.", dns.TypeA)); got != "NXDOMAIN\nout.shop.svc.cluster.local. 5 CNAME no.test.\nns org. SOA 60" {
 		t.Errorf("a name that is nowhere: %s", got)
 	}
 }

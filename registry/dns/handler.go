@@ -40,6 +40,9 @@ func (w *writer) WriteMsg(m *dns.Msg) error {
 func (s *Server) ServeDNS(rw dns.ResponseWriter, r *dns.Msg) {
 	start := time.Now()
 	w := &writer{ResponseWriter: rw, state: request.Request{W: rw, Req: r}, kind: kindNone}
+	if o := r.IsEdns0(); o != nil && o.UDPSize() > maxUDP && w.state.Proto() == "udp" {
+		o.SetUDPSize(maxUDP)
+	}
 	defer func() {
 		// What a client sends must not end the agent, whichever library it trips over.
 		if v := recover(); v != nil {
@@ -193,8 +196,11 @@ func (s *Server) finish(w *writer, r, m *dns.Msg, q question) int {
 		}
 		return s.refuse(w, r, dns.RcodeServerFailure)
 	}
-	m.Rcode = box.Msg.Rcode
+	m.Rcode, m.Truncated = box.Msg.Rcode, box.Msg.Truncated
 	m.Answer = append(m.Answer, box.Msg.Answer...)
+	if len(box.Msg.Answer) == 0 {
+		m.Ns = box.Msg.Ns // how long it is not there (RFC 2308, 2.1)
+	}
 	m.Authoritative = false
 	_ = w.WriteMsg(m)
 	return m.Rcode

@@ -17,6 +17,7 @@ import (
 const (
 	listenPause   = 5 * time.Second // before it is tried again
 	maxQuery      = 4096            // bytes, by UDP
+	maxUDP        = 4096            // bytes of an answer, whatever a client takes: a source can be forged
 	readBuffer    = 1 << 20         // bytes; of the UDP socket, as far as the kernel lets
 	patience      = 2 * time.Second // with a client that is slow to send or to take
 	shutdownLimit = time.Second

@@ -47,7 +47,7 @@ func TestSizes(t *testing.T) {
 		least     int
 		truncated bool
 	}{
-		{"udp", 0, 512, 25, true}, {"udp", 100, 512, 25, true}, {"udp", 1232, 1232, 60, true}, {"udp", 4096, 4096, 200, true}, {"tcp", 0, 65535, 3000, false},
+		{"udp", 0, 512, 25, true}, {"udp", 100, 512, 25, true}, {"udp", 1232, 1232, 60, true}, {"udp", 4096, 4096, 200, true}, {"udp", 65535, 4096, 200, true}, {"tcp", 0, 65535, 3000, false},
 	} {
 		m := ask(c.network, c.size)
 		if m.Truncated != c.truncated || len(m.Answer) < c.least {
