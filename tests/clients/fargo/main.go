@@ -259,6 +259,9 @@ func tell(i *fargo.Instance) (instance, error) {
 		return told, err
 	}
 	for key := range i.Metadata.GetMap() {
+		if key == "@class" {
+			continue // of none, as the server writes it
+		}
 		value, err := i.Metadata.GetString(key)
 		if err != nil {
 			return told, fmt.Errorf("metadata %s of %s: %w", key, i.InstanceId, err)
