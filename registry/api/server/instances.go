@@ -47,11 +47,19 @@ func showInstances(*Server, *query) func(any) any {
 }
 
 func (s *Server) instance(r *http.Request) (any, error) {
-	i, err := s.View.instance(pathInstance(r))
+	i, err := s.known(r, pathInstance(r))
 	if err != nil {
 		return nil, err
 	}
 	return i.shown(), nil
+}
+
+// known returns an instance once it is known which there are.
+func (s *Server) known(r *http.Request, id registry.InstanceID) (*instance, error) {
+	if err := s.View.told(r.Context()); err != nil {
+		return nil, err
+	}
+	return s.View.instance(id)
 }
 
 func pathInstance(r *http.Request) registry.InstanceID {
@@ -130,7 +138,7 @@ func invalid(format string, args ...any) error {
 // heartbeat renews a lease. It answers as soon as the store has; there is nothing for the maps to reflect.
 func (s *Server) heartbeat(r *http.Request) (any, error) {
 	id := pathInstance(r)
-	i, err := s.View.instance(id)
+	i, err := s.known(r, id)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +208,7 @@ func (s *Server) updateInstance(r *http.Request, edit func(*registry.Instance) e
 
 func (s *Server) deregister(r *http.Request) (any, error) {
 	id := pathInstance(r)
-	i, err := s.View.instance(id)
+	i, err := s.known(r, id)
 	if err != nil {
 		return nil, err
 	}

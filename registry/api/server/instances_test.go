@@ -220,6 +220,35 @@ func TestInstanceRace(t *testing.T) {
 	}
 }
 
+// TestNothingKnown: until the registry has told what there is, nothing is said not to be there.
+func TestNothingKnown(t *testing.T) {
+	store := &fakeStore{catalog: registry.NewCatalog(""), view: NewView()}
+	s := New(Options{Store: store, Catalog: store.catalog, View: store.view, Registrar: store, Agent: &fakeAgent{}})
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	ask := func(method, path string) int {
+		r := httptest.NewRequest(method, path, nil)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r.WithContext(over))
+		return w.Code
+	}
+	paths := [][2]string{
+		{"GET", "/v1/services"}, {"GET", "/v1/namespaces"}, {"GET", "/v1/services/default/web"}, {"GET", "/v1/instances/default/web/w1"},
+		{"POST", "/v1/instances/default/web/w1/heartbeat"}, {"DELETE", "/v1/instances/default/web/w1"},
+	}
+	for _, p := range paths {
+		if got := ask(p[0], p[1]); got != http.StatusServiceUnavailable {
+			t.Errorf("%v: %d", p, got)
+		}
+	}
+	store.view.Apply(registry.Batch{Snapshot: true})
+	for _, p := range paths {
+		if got := ask(p[0], p[1]); got != http.StatusOK && got != http.StatusNotFound {
+			t.Errorf("%v: %d once it is known", p, got)
+		}
+	}
+}
+
 // TestInstanceSeen: health, lapsed leases and the rest of what is known are shown.
 func TestInstanceSeen(t *testing.T) {
 	f := serve(t)

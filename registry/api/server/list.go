@@ -163,6 +163,9 @@ const pageCharge = 10
 
 // list answers with a page of what there was when the first page was asked for.
 func (s *Server) list(r *http.Request, res *resource, q *query) (any, error) {
+	if err := s.View.told(r.Context()); err != nil {
+		return nil, err
+	}
 	snap, start := s.View.snapshot(), 0
 	if q.from != nil && q.kind != kindNamespace {
 		if snap = s.View.at(q.from.Revision); snap == nil {

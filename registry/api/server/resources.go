@@ -83,6 +83,9 @@ func (s *Server) get(res *resource, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.View.told(r.Context()); err != nil {
+		return nil, err
+	}
 	object := s.View.get(res.kind, res.id(r))
 	if object == nil && res.kind == kindNamespace {
 		object = s.lyingIn(r.PathValue("name"))

@@ -170,6 +170,7 @@ func serve(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.store.view.Apply(registry.Batch{Snapshot: true})
 	f.server = New(Options{
 		Store: f.store, Catalog: f.store.catalog, Agent: f.agent, Version: api.Version{Version: "v1", Node: "n1"}, SyncTimeout: time.Second, View: f.store.view, Registrar: f.store,
 		Guard: testGuard(t, dir),

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/api"
@@ -30,10 +31,14 @@ const (
 // common with the present takes no memory.
 const maxKept = 16
 
+// toldPatience is how long a request waits at the start for what there is to be known.
+const toldPatience = 2 * time.Second
+
 // View is what of the registry lists and watches are answered from: every object once, as its source has it. It
 // may be used concurrently.
 type View struct {
 	mu       sync.Mutex
+	synced   bool // it has been told what there is
 	revision int64
 	changed  chan struct{} // closed and replaced after each batch
 	kinds    [kindCount]kindView
@@ -119,7 +124,7 @@ func (v *View) Apply(b registry.Batch) {
 	for i := range b.Changes {
 		v.apply(&b.Changes[i])
 	}
-	v.revision, v.now = b.Revision, nil
+	v.revision, v.now, v.synced = b.Revision, nil, true
 	close(v.changed)
 	v.changed = make(chan struct{})
 }
@@ -276,6 +281,25 @@ func (v *View) instance(id registry.InstanceID) (*instance, error) {
 		return i, nil
 	}
 	return nil, fmt.Errorf("instance %s: %w", id, registry.ErrNotFound)
+}
+
+// told returns once it is known what there is. Until then nothing can be said not to be there: the store may be away.
+func (v *View) told(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, toldPatience)
+	defer cancel()
+	for {
+		v.mu.Lock()
+		synced, changed := v.synced, v.changed
+		v.mu.Unlock()
+		if synced {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: this node does not know its contents yet", registry.ErrUnavailable)
+		}
+	}
 }
 
 // wait returns once the view has come to a revision.
