@@ -63,10 +63,10 @@ struct scratch {
 	struct flow_key rkey;
 	struct flow_key half; /* of alive: the key of an entry's other half, */
 	__u64 last;	      /* and when its flow was last seen */
-	__u64 eldest;	      /* of flow_create: the same of the flow that was silent for longest, */
-	__u16 eldest_port;    /* and the port that it has; host order; 0: there is none */
+	__u64 eldest;	   /* of flow_create: the same of the flow that was silent for longest, */
+	__u16 eldest_port; /* and the port that it has; host order; 0: there is none */
 	__u16 pad_port[3];
-	struct packet pkt;    /* what all this is about */
+	struct packet pkt; /* what all this is about */
 	/* policy.h */
 	struct end src; /* who sends and who receives, as the packet goes; after translation */
 	struct end dst;
