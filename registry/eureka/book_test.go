@@ -198,6 +198,30 @@ func TestForgedRecord(t *testing.T) {
 	}
 }
 
+// TestManyNames: of a VIP field that holds very many names the first count, and nothing is left of them afterwards.
+func TestManyNames(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for n := range 4000 {
+		names = append(names, fmt.Sprint("n", n))
+	}
+	i := instances(1, 1)[0]
+	r := recordOf(&i)
+	r.VIP = strings.Join(names, ",")
+	if err := r.store(&i); err != nil {
+		t.Fatal(err)
+	}
+	v := newView("default", time.Minute, time.Now)
+	v.take(registry.Batch{Revision: 1, Snapshot: true, Changes: []registry.Change{{Instance: &i}}})
+	if got := len(v.vips[0]); got != maxNames || v.vips[0]["n0"] == nil || v.listed.pages[0].entries[0].wire.VIP != r.VIP {
+		t.Errorf("found by %d names", got)
+	}
+	v.take(registry.Batch{Revision: 2, Changes: []registry.Change{{Instance: &i, Deleted: true}}})
+	if len(v.vips[0]) > 0 {
+		t.Errorf("%d names are left", len(v.vips[0]))
+	}
+}
+
 // TestStaleView: what became another's a moment ago, so that the view does not know it yet, is not changed.
 func TestStaleView(t *testing.T) {
 	t.Parallel()

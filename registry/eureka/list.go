@@ -17,6 +17,10 @@ import (
 // maxRecent bounds what a delta holds. A client that misses a change sees it by the hash, and reads everything.
 const maxRecent = 50_000
 
+// maxNames bounds how many names of a VIP field an instance is found by: 32 KiB hold thousands, and each costs more than
+// its letters. The field is shown as it was given.
+const maxNames = 64
+
 // list brings what is told of up to date after a batch.
 func (v *view) list(t *touched) {
 	for id, before := range t.instances {
@@ -206,9 +210,13 @@ func (v *view) hide(k key) {
 func (v *view) count(e *entry, by int) {
 	v.counts[e.wire.Status] += by
 	for n, names := range []string{e.wire.VIP, e.wire.SecureVIP} {
+		found := 0
 		for name := range strings.SplitSeq(names, ",") {
 			if name == "" {
 				continue
+			}
+			if found++; found > maxNames {
+				break
 			}
 			keys := v.vips[n][name]
 			switch {
