@@ -220,6 +220,26 @@ func TestInstanceRace(t *testing.T) {
 	}
 }
 
+// TestScanCharged: a list counts for what it looks at, however little of that it shows.
+func TestScanCharged(t *testing.T) {
+	store := &fakeStore{catalog: registry.NewCatalog(""), view: NewView()}
+	var all []registry.Change
+	for n := range 3 * scanCharge {
+		id := registry.InstanceID{Namespace: "default", Service: "web", ID: fmt.Sprint(n)}
+		all = append(all, registry.Change{Instance: &registry.Instance{InstanceID: id, Status: registry.InstanceUp}})
+	}
+	store.view.Apply(registry.Batch{Revision: 1, Snapshot: true, Changes: all})
+	s := New(Options{Store: store, Catalog: store.catalog, View: store.view, Registrar: store, Agent: &fakeAgent{}})
+	limited := access.NewLimiter(access.Limits{Rate: 1e-6, Burst: 5}, nil).Handler(s, http.HandlerFunc(s.TooMany))
+	for n, want := range []int{http.StatusOK, http.StatusOK, http.StatusTooManyRequests} { // 4 of 5, and all the rest
+		w := httptest.NewRecorder()
+		limited.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/instances?labelSelector=none%3Dhere", nil))
+		if w.Code != want || want == http.StatusOK && !strings.Contains(w.Body.String(), `"items":[]`) {
+			t.Errorf("list %d: %d %s", n, w.Code, w.Body)
+		}
+	}
+}
+
 // TestNothingKnown: until the registry has told what there is, nothing is said not to be there.
 func TestNothingKnown(t *testing.T) {
 	store := &fakeStore{catalog: registry.NewCatalog(""), view: NewView()}

@@ -158,8 +158,10 @@ func (s *Server) handleList(res *resource) {
 	})
 }
 
-// pageCharge is how many items of an answer count for a request.
-const pageCharge = 10
+const (
+	pageCharge = 10   // items of an answer count for a request
+	scanCharge = 1000 // and so do those that were looked at
+)
 
 // list answers with a page of what there was when the first page was asked for.
 func (s *Server) list(r *http.Request, res *resource, q *query) (any, error) {
@@ -186,8 +188,9 @@ func (s *Server) list(r *http.Request, res *resource, q *query) (any, error) {
 	}
 	page := api.List[any]{Items: []any{}, Revision: snap.revision}
 	last, show := "", res.show(s, q)
+	seen := 0
 	for _, it := range items[start:] {
-		if !q.wants(res, it.object) {
+		if seen++; !q.wants(res, it.object) {
 			continue
 		}
 		if len(page.Items) == q.limit {
@@ -197,7 +200,7 @@ func (s *Server) list(r *http.Request, res *resource, q *query) (any, error) {
 		}
 		page.Items, last = append(page.Items, show(it.object)), it.order
 	}
-	access.Charge(r.Context(), len(page.Items)/pageCharge)
+	access.Charge(r.Context(), len(page.Items)/pageCharge+seen/scanCharge)
 	return page, nil
 }
 

@@ -98,6 +98,7 @@ func (x *watcher) begin(ctx context.Context, first *snapshot) error {
 		return x.flush()
 	}
 	sent := 0
+	access.Charge(ctx, len(first.kinds[x.res.kind])/scanCharge)
 	for _, it := range first.kinds[x.res.kind] {
 		if !x.query.wants(x.res, it.object) {
 			continue
