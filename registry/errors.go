@@ -20,6 +20,8 @@ var (
 	ErrUnavailable = errors.New("the registry's store is not available")
 	// ErrCompacted: what came after the revision asked for is not all at hand any more; a snapshot is.
 	ErrCompacted = errors.New("the revision is too old")
+	// ErrFull: there are as many as may be.
+	ErrFull = errors.New("no room is left")
 	// ErrInvalid: an object that no store would take.
 	ErrInvalid = errors.New("invalid object")
 )

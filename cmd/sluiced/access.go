@@ -8,7 +8,9 @@ import (
 
 	"github.com/sluice-net/sluice/cni"
 	cniserver "github.com/sluice-net/sluice/cni/server"
+	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/access"
+	"github.com/sluice-net/sluice/registry/etcd"
 )
 
 // newGuard opens what decides who may write over the network.
@@ -20,6 +22,14 @@ func newGuard(c *accessConfig, o *owners, log *slog.Logger) (*access.Guard, erro
 	var err error
 	g.Tokens, err = access.OpenTokens(c.Tokens, log)
 	return g, err
+}
+
+// newRoom bounds what is registered without a token.
+func newRoom(s *etcd.Store, c *registry.Catalog) *access.Room {
+	return &access.Room{Registered: s.InstancesAt, Exists: func(n registry.Name) bool {
+		_, found := c.Service(n)
+		return found || !c.Synced() // who comes back while the agent starts makes nothing new
+	}}
 }
 
 // owners knows whose an address is, on this node.

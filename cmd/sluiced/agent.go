@@ -146,6 +146,7 @@ func (a *agent) open(ctx context.Context) (err error) {
 		return err
 	}
 	a.hub = registry.NewHub(a.store, registry.HubOptions{})
+	a.guard.Room = newRoom(a.store, a.catalog)
 	a.checker = a.newChecker()
 	a.eureka = a.newEureka()
 	if err := a.openDNS(); err != nil {

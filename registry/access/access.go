@@ -37,6 +37,8 @@ type Guard struct {
 	// of this node its own, of the node itself the node's; nil: nobody's of this node. One loopback address among
 	// them stands for all. A nil func returns nil.
 	Own func(source netip.Addr) []netip.Addr
+	// Room bounds what is registered without a token; nil: nothing does.
+	Room *Room
 }
 
 // Caller is who sent a request.
@@ -49,6 +51,7 @@ type Caller struct {
 	scope   Scope
 	unknown bool // a token was shown that nobody has
 	own     func() []netip.Addr
+	room    *Room
 }
 
 // Caller tells who sent a request. Of a unix socket it is whoever the socket let in, and may do everything: the
@@ -57,7 +60,7 @@ func (g *Guard) Caller(r *http.Request) Caller {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
 		return Caller{Name: "root", scope: ScopeAll}
 	}
-	c := Caller{Name: "somebody", own: func() []netip.Addr { return nil }}
+	c := Caller{Name: "somebody", own: func() []netip.Addr { return nil }, room: g.Room}
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		// A link-local address means nothing without its interface: nobody owns one.
 		scoped := from.Addr().Zone() != ""

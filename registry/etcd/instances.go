@@ -107,7 +107,7 @@ func (r *registration) attempt(ctx context.Context) (registry.Instance, int64, e
 	}
 	next := r.merged()
 	if s := r.store; r.instance == nil && s.instances.len() >= s.most {
-		return next, 0, fmt.Errorf("%w: the registry has %d instances, and takes no more: deregister some", registry.ErrInvalid, s.most)
+		return next, 0, fmt.Errorf("%w: the registry has %d instances, and takes no more: deregister some", registry.ErrFull, s.most)
 	}
 	v, err := encodeInstance(&next)
 	if err != nil {

@@ -336,7 +336,7 @@ func TestRegisterBound(t *testing.T) {
 		register(t, s, instance("web", n))
 	}
 	known(t, s)
-	if _, _, err := s.Register(t.Context(), instance("web", 2)); !errors.Is(err, registry.ErrInvalid) || !contains(err, "has 2 instances") {
+	if _, _, err := s.Register(t.Context(), instance("web", 2)); !errors.Is(err, registry.ErrFull) || !contains(err, "has 2 instances") {
 		t.Errorf("one too many: %v", err)
 	}
 	changed := instance("web", 1)

@@ -42,7 +42,7 @@ type instanceIndex struct {
 	revision int64 // of the store, as of which this is
 	services map[registry.Name]*knownService
 	lapsing  map[registry.Name]*knownService // those of the services with lapsed instances
-	byAddr   map[netip.Addr]int              // records
+	byAddr   map[netip.Addr]int              // records, by place
 	records  int
 	lapses   int64         // so far
 	woken    chan struct{} // holds one when lapsing may have changed
@@ -79,6 +79,21 @@ func (x *instanceIndex) len() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.records
+}
+
+// InstancesAt returns how many instances are registered at an address. All loopback addresses are one.
+func (s *Store) InstancesAt(a netip.Addr) int {
+	s.instances.mu.Lock()
+	defer s.instances.mu.Unlock()
+	return s.instances.byAddr[place(a)]
+}
+
+// place is the address that an instance's counts as.
+func place(a netip.Addr) netip.Addr {
+	if a = a.Unmap(); a.IsLoopback() {
+		return netip.IPv6Loopback()
+	}
+	return a
 }
 
 // renewed remembers that a lease was renewed.
@@ -161,6 +176,7 @@ func (x *instanceIndex) take(kv *mvccpb.KeyValue, deleted bool) {
 // record takes the record of an instance. One that cannot be read counts as none.
 func (x *instanceIndex) record(svc *knownService, i *knownInstance, kv *mvccpb.KeyValue, deleted bool) {
 	for _, a := range i.addrs {
+		a = place(a)
 		if x.byAddr[a]--; x.byAddr[a] == 0 {
 			delete(x.byAddr, a)
 		}
@@ -184,7 +200,7 @@ func (x *instanceIndex) record(svc *knownService, i *knownInstance, kv *mvccpb.K
 	svc.records++
 	x.records++
 	for _, a := range i.addrs {
-		x.byAddr[a]++
+		x.byAddr[place(a)]++
 	}
 }
 

@@ -39,6 +39,8 @@ func failed(err error) outcome {
 		return outcome{code: http.StatusForbidden, reason: err.Error()}
 	case errors.Is(err, registry.ErrNotFound):
 		return outcome{code: http.StatusNotFound}
+	case errors.Is(err, registry.ErrFull), errors.Is(err, registry.ErrVIPsExhausted):
+		return outcome{code: http.StatusInsufficientStorage, reason: err.Error()}
 	case errors.Is(err, registry.ErrInvalid):
 		return outcome{code: http.StatusBadRequest, reason: err.Error()}
 	}
@@ -121,6 +123,9 @@ func (s *Server) register(ctx context.Context, c access.Caller, app string, w *w
 		if err != nil {
 			return outcome{code: http.StatusBadRequest, reason: err.Error()}
 		}
+	}
+	if err == nil && old == nil {
+		err = c.MayAdd(&next)
 	}
 	if err == nil && old != nil && old.Override != "" && next.Override == "" {
 		// To register would keep it.

@@ -86,6 +86,8 @@ func (s *Server) register(r *http.Request) (any, error) {
 			return nil, err
 		}
 		before = old.Checks
+	} else if err := caller.MayAdd(&i); err != nil {
+		return nil, err
 	}
 	if err := caller.MayCheck(i.Checks, before); err != nil {
 		return nil, err

@@ -250,7 +250,7 @@ func asError(err error) *api.Error {
 	case errors.Is(err, registry.ErrVIPOutOfRange), errors.Is(err, registry.ErrNodePortOutOfRange), errors.Is(err, registry.ErrFamily),
 		errors.Is(err, registry.ErrInvalid):
 		e.Status = http.StatusUnprocessableEntity
-	case errors.Is(err, registry.ErrVIPsExhausted), errors.Is(err, registry.ErrNodePortsExhausted):
+	case errors.Is(err, registry.ErrVIPsExhausted), errors.Is(err, registry.ErrNodePortsExhausted), errors.Is(err, registry.ErrFull):
 		e.Status = http.StatusInsufficientStorage
 	case errors.Is(err, registry.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		e.Status = http.StatusServiceUnavailable
