@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-net/sluice/registry"
@@ -15,6 +16,7 @@ type owed struct {
 	mu   sync.Mutex
 	away bool // the store does not answer
 	ids  map[registry.InstanceID]struct{}
+	busy int           // taken from ids, and being brought
 	wake chan struct{} // holds one when the store has gone away
 }
 
@@ -46,27 +48,39 @@ func (o *owed) begin(id registry.InstanceID) bool {
 	return news
 }
 
-// next returns a renewal that is owed. With the last of them gone the store counts as back.
+// next takes a renewal that is owed, any of them: one that makes trouble is not always the first.
 func (o *owed) next() (id registry.InstanceID, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for id = range o.ids {
+		delete(o.ids, id)
+		o.busy++
 		return id, true
 	}
-	o.away = false
 	return id, false
 }
 
-func (o *owed) done(id registry.InstanceID) {
+// done gives back a renewal that was not brought.
+func (o *owed) done(id registry.InstanceID, brought bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	delete(o.ids, id)
+	if o.busy--; !brought {
+		o.ids[id] = struct{}{}
+	}
+}
+
+// settled has the store count as back if nothing is owed. It reports whether that is so.
+func (o *owed) settled() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.away = len(o.ids)+o.busy > 0
+	return !o.away
 }
 
 func (o *owed) len() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.ids)
+	return len(o.ids) + o.busy
 }
 
 func (o *owed) isAway() bool {
@@ -82,6 +96,10 @@ func (s *Store) away(id registry.InstanceID, err error) {
 	}
 }
 
+// settlers is how many renewals are brought to the store at once. One after the other, those of thousands would take
+// longer than their leases last.
+const settlers = 8
+
 // settle brings what is owed to the store, whenever it has been away, until ctx ends.
 func (s *Store) settle(ctx context.Context) {
 	for {
@@ -90,34 +108,49 @@ func (s *Store) settle(ctx context.Context) {
 			return
 		case <-s.owed.wake:
 		}
-		begin, brought := time.Now(), 0
-		for id, ok := s.owed.next(); ok; id, ok = s.owed.next() {
-			if !s.settleOne(ctx, id) {
+		begin := time.Now()
+		var brought atomic.Int64
+		for {
+			var group sync.WaitGroup
+			for range settlers {
+				group.Go(func() { s.settleSome(ctx, &brought) })
+			}
+			group.Wait()
+			if ctx.Err() != nil {
 				return
 			}
-			brought++
+			if s.owed.settled() {
+				break
+			}
 		}
-		s.log.Info("the registry's store answers again", "away", time.Since(begin).Round(time.Millisecond), "renewals", brought)
+		if n := brought.Load(); n > 0 {
+			s.log.Info("the registry's store answers again", "away", time.Since(begin).Round(time.Millisecond), "renewals", n)
+		}
 	}
 }
 
-// settleOne brings one renewal to the store, however long that takes. It reports whether ctx has not ended. Of an
-// instance that is gone meanwhile nothing comes: its next renewal fails, and it registers again.
-func (s *Store) settleOne(ctx context.Context, id registry.InstanceID) bool {
-	for {
+// settleSome brings renewals to the store until none is left or ctx ends. Of an instance that is gone meanwhile
+// nothing comes: its next renewal fails, and it registers again.
+func (s *Store) settleSome(ctx context.Context, brought *atomic.Int64) {
+	for ctx.Err() == nil {
+		id, ok := s.owed.next()
+		if !ok {
+			return
+		}
 		k, _ := s.instances.get(id)
 		err := s.renewKnown(ctx, id, k)
-		if !errors.Is(err, registry.ErrUnavailable) {
-			s.owed.done(id)
-			if err != nil {
-				s.log.Debug("a renewal came too late", "instance", id, "err", err)
+		if errors.Is(err, registry.ErrUnavailable) || ctx.Err() != nil {
+			s.owed.done(id, false)
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryFirst):
 			}
-			return ctx.Err() == nil
+			continue
 		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(retryFirst):
+		s.owed.done(id, true)
+		brought.Add(1)
+		if err != nil {
+			s.log.Debug("a renewal came too late", "instance", id, "err", err)
 		}
 	}
 }
