@@ -72,6 +72,14 @@ func (k *keeper) judge(r result) {
 	}
 	every := interval(t.check)
 	k.agenda.set(&t.entry, r.started.Add(every-time.Duration(rand.Int64N(int64(every)/10+1))))
+	if ours(r.err) {
+		if !k.short {
+			k.o.Logger.Warn("health checks cannot be made: what was found last holds", "error", r.err)
+		}
+		k.short = true
+		return
+	}
+	k.short = false
 	before := t.of.failing()
 	if !t.saw(r.err == nil) {
 		return

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -19,9 +20,14 @@ const (
 
 // probeGRPC asks by the GRPC Health Checking Protocol v1: SERVING is well.
 func probeGRPC(ctx context.Context, a netip.AddrPort, service string) error {
+	var short atomic.Bool // which grpc makes words of
 	conn, err := grpc.NewClient("passthrough:///"+a.String(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx, a) }),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			c, err := dial(ctx, a)
+			short.Store(ours(err))
+			return c, err
+		}),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithUserAgent(userAgent),
 		grpc.WithReadBufferSize(grpcBuffer), grpc.WithWriteBufferSize(grpcBuffer), grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
@@ -33,6 +39,9 @@ func probeGRPC(ctx context.Context, a netip.AddrPort, service string) error {
 	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
 	if err != nil {
 		s := status.Convert(err)
+		if short.Load() {
+			return fmt.Errorf("%w: %s", errOurs, s.Message())
+		}
 		return fmt.Errorf("%s: %s", s.Code(), s.Message())
 	}
 	if answer.Status != healthpb.HealthCheckResponse_SERVING {

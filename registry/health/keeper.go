@@ -32,6 +32,7 @@ type keeper struct {
 	writes  []*watched // that wait for a write
 	writing int
 	unheard map[*watched]struct{} // written, and the registry has not said so yet
+	short   bool                  // of files, processes or memory, when the last check was made
 	refused string                // why the last write failed; "": it did not
 }
 

@@ -2,8 +2,11 @@ package health
 
 import (
 	"fmt"
+	"net"
+	"os"
 	"runtime"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +51,28 @@ func TestTransitions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNodeShort: a check that the node has no means for says nothing about the instance.
+func TestNodeShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, instance(1, "here", registry.HealthCheck{}))
+		defer w.end()
+		defer w.agent("here", Options{})()
+		short := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+		for _, c := range []struct {
+			err     error
+			failing bool
+		}{{short, false}, {errSick, true}, {short, true}, {fmt.Errorf("%w: in words", errOurs), true}, {nil, false}, {short, false}} {
+			w.set(name(1), c.err)
+			w.callsOf(name(1))
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			if _, failing := w.record(name(1)); failing != c.failing || len(w.callsOf(name(1))) < 4 {
+				t.Errorf("after %v: failing %t, want %t", c.err, failing, c.failing)
+			}
+		}
+	})
 }
 
 // TestFlickers: results that change all the time change nothing before they last.

@@ -92,6 +92,26 @@ func probeTCP(ctx context.Context, a netip.AddrPort) error {
 	return conn.Close()
 }
 
+// errOurs is of a check that was not made, because this node has no more of what it takes.
+var errOurs = errors.New("the check could not be made")
+
+// ours tells whether an error speaks of this node, and of no instance: open files, processes and memory are all taken
+// (socket(2), connect(2), fork(2)).
+func ours(err error) bool {
+	if errors.Is(err, errOurs) {
+		return true
+	}
+	var number syscall.Errno
+	if !errors.As(err, &number) {
+		return false
+	}
+	switch number {
+	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EAGAIN:
+		return true
+	}
+	return false
+}
+
 // reason says in a line what a check found. What the instance has sent may be part of it.
 func reason(c *registry.HealthCheck, err error) string {
 	var number syscall.Errno
