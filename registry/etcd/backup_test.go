@@ -78,6 +78,9 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	later := registered(t, s, "later")
+	forGood := instance("shop", 1)
+	forGood.InstanceID, forGood.Lease = kept, 0
+	register(t, s, forGood)
 	if _, err := s.PutEndpoint(t.Context(), endpoint(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -96,10 +99,14 @@ func TestRestore(t *testing.T) {
 		t.Errorf("%d endpoints, %v: want the one that came after the backup", len(list), err)
 	}
 	for _, id := range []registry.InstanceID{kept, gone} {
+		if _, lease := stored(t, s, id); lease == 0 {
+			t.Errorf("%s came back without a lease", id)
+		}
 		if err := s.Renew(t.Context(), id); err != nil {
 			t.Errorf("renew %s: %v", id, err)
 		}
 	}
+	until(t, "the end of what came later is known", func() bool { _, ok := s.instances.get(later); return !ok })
 	if err := s.Renew(t.Context(), later); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("an instance from after the backup is renewed: %v", err)
 	}

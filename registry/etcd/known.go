@@ -314,8 +314,9 @@ func (x *instanceIndex) wait(ctx context.Context, revision int64) error {
 
 // followInstances keeps s.instances up to date until ctx ends.
 func (s *Store) followInstances(ctx context.Context) {
+	var at followed
 	for wait := retryFirst; ctx.Err() == nil; wait = min(2*wait, retryMost) {
-		progressed, err := s.followInstancesOnce(ctx)
+		progressed, err := s.followInstancesOnce(ctx, &at)
 		if ctx.Err() != nil {
 			return
 		}
@@ -330,43 +331,75 @@ func (s *Store) followInstances(ctx context.Context) {
 	}
 }
 
-// followInstancesOnce follows from a snapshot on until something breaks. Between the prefixes of records and of
-// leases there is no other.
-func (s *Store) followInstancesOnce(ctx context.Context) (progressed bool, err error) {
+// followed is how far a watch has come. The zero value has seen nothing.
+type followed struct {
+	revision int64
+	cluster  uint64
+}
+
+// followInstancesOnce follows from where the last call came to until something breaks. When the store cannot go on from
+// there, and at first, it reads all.
+func (s *Store) followInstancesOnce(ctx context.Context, at *followed) (progressed bool, err error) {
 	// A member that has lost its leader says so, and another one is asked.
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	end := clientv3.GetPrefixRangeEnd(leasePrefix)
-	fresh := newInstanceIndex()
-	var revision int64
-	for from := instancePrefix; ; {
-		page, err := s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
+	if at.revision > 0 {
+		now, err := s.client.Get(ctx, prefix, clientv3.WithKeysOnly())
 		if err != nil {
 			return false, err
 		}
-		if revision == 0 {
-			revision = page.Header.Revision
+		if now.Header.ClusterId != at.cluster || now.Header.Revision < at.revision {
+			*at = followed{}
 		}
-		fresh.apply(revision, page.Kvs, func(int) bool { return false })
+	}
+	if at.revision == 0 {
+		if err := s.readInstances(ctx, at); err != nil {
+			return false, err
+		}
+	}
+	end := clientv3.GetPrefixRangeEnd(leasePrefix)
+	for response := range s.client.Watch(ctx, instancePrefix, clientv3.WithRange(end), clientv3.WithRev(at.revision+1)) {
+		if response.CompactRevision > 0 {
+			*at = followed{}
+		}
+		if err := response.Err(); err != nil {
+			return progressed, err
+		}
+		progressed = true
+		kvs := make([]*mvccpb.KeyValue, len(response.Events))
+		for n, e := range response.Events {
+			kvs[n] = e.Kv
+		}
+		if len(kvs) > 0 {
+			at.revision = kvs[len(kvs)-1].ModRevision
+			s.instances.apply(at.revision, kvs, func(n int) bool { return response.Events[n].Type == clientv3.EventTypeDelete })
+		}
+	}
+	return progressed, errWatchEnded
+}
+
+// readInstances reads all instances and leases. Between their prefixes there is no other.
+func (s *Store) readInstances(ctx context.Context, at *followed) error {
+	end := clientv3.GetPrefixRangeEnd(leasePrefix)
+	fresh := newInstanceIndex()
+	var read followed
+	for from := instancePrefix; ; {
+		page, err := s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(read.revision))
+		if err != nil {
+			return err
+		}
+		if read.revision == 0 {
+			read = followed{page.Header.Revision, page.Header.ClusterId}
+		}
+		fresh.apply(read.revision, page.Kvs, func(int) bool { return false })
 		if !page.More {
 			break
 		}
 		from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
 	}
 	s.instances.replace(fresh)
-	for response := range s.client.Watch(ctx, instancePrefix, clientv3.WithRange(end), clientv3.WithRev(revision+1)) {
-		if err := response.Err(); err != nil {
-			return true, err
-		}
-		kvs := make([]*mvccpb.KeyValue, len(response.Events))
-		for n, e := range response.Events {
-			kvs[n] = e.Kv
-		}
-		if len(kvs) > 0 {
-			s.instances.apply(kvs[len(kvs)-1].ModRevision, kvs, func(n int) bool { return response.Events[n].Type == clientv3.EventTypeDelete })
-		}
-	}
-	return true, errWatchEnded
+	*at = read
+	return nil
 }
 
 // replace takes a whole snapshot in place of what was known. In which order instances lapsed is not lost.

@@ -140,15 +140,20 @@ func (s *Store) restoreSome(ctx context.Context, writes []write, now map[string]
 }
 
 // restoreLease returns what else is to be written of an instance: what goes leaves nothing behind, what comes back
-// gets a fresh lease. One that is there has its own.
+// gets a fresh lease. One that is there has its own, unless that is of another duration.
 func (s *Store) restoreLease(ctx context.Context, w write, now *mvccpb.KeyValue) ([]clientv3.Op, error) {
 	name := strings.TrimPrefix(w.key, instancePrefix)
 	if w.deleted {
 		return []clientv3.Op{clientv3.OpDelete(leasePrefix + name), clientv3.OpDelete(healthPrefix + name)}, nil
 	}
 	i, err := decodeInstance([]byte(w.key), []byte(w.value))
-	if err != nil || i.Lease == 0 || now != nil {
+	if err != nil || i.Lease == 0 {
 		return nil, err
+	}
+	if now != nil {
+		if ttl, err := durationOf(now.Value); err == nil && ttl == i.Lease {
+			return nil, nil
+		}
 	}
 	g, err := within(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
 		return s.client.Grant(ctx, int64(i.Lease))
