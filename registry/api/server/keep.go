@@ -44,12 +44,12 @@ func (s *Server) deleteNode(r *http.Request) (any, error) {
 // backup sends the snapshot as it comes. An error after its beginning cuts the connection, so that nobody takes
 // a part for the whole.
 func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := s.keeping(w, r)
-	defer cancel()
 	if err := s.caller(r).MayWrite(); err != nil { // it holds all that there is
 		s.fail(w, r, asError(err))
 		return
 	}
+	ctx, cancel := s.keeping(w, r)
+	defer cancel()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	out := &counted{Writer: w}
 	if err := s.Keeper.Backup(ctx, out); err != nil {
@@ -76,12 +76,12 @@ func (c *counted) Write(p []byte) (int, error) {
 }
 
 func (s *Server) restore(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := s.keeping(w, r)
-	defer cancel()
 	if err := s.caller(r).MayWrite(); err != nil {
 		s.fail(w, r, asError(err))
 		return
 	}
+	ctx, cancel := s.keeping(w, r)
+	defer cancel()
 	done, err := s.Keeper.Restore(ctx, r.Body)
 	if err != nil {
 		s.fail(w, r, asError(err))
