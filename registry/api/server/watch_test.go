@@ -49,12 +49,12 @@ func newLive(t *testing.T, o registry.HubOptions) *live {
 	ctx, cancel := context.WithCancel(context.Background())
 	hub := registry.NewHub(store, o)
 	view, catalog := NewView(), registry.NewCatalog("")
-	done := make(chan struct{}, 3)
+	done := make(chan struct{}, 2)
 	go func() { _ = hub.Run(ctx); done <- struct{}{} }()
-	go func() { view.Follow(ctx, hub); done <- struct{}{} }()
 	go func() {
 		for b := range hub.Watch(ctx) {
-			catalog.Apply(b)
+			catalog.Apply(b) // first: who has waited for the view reads it too
+			view.Apply(b)
 		}
 		done <- struct{}{}
 	}()
@@ -72,7 +72,7 @@ func newLive(t *testing.T, o registry.HubOptions) *live {
 		close(l.stop)
 		s.Close()
 		cancel()
-		for range 3 {
+		for range 2 {
 			<-done
 		}
 		store.Close()
