@@ -79,7 +79,7 @@ func TestObjects(t *testing.T) {
 		{"GET", "/v1/readyz", "", 200, `{"ok":true}`},
 		{"GET", "/v1/metrics", "", 200, `sluice_build_info`},
 		{"GET", "/v1/nothing", "", 404, `no such path or method`},
-		{"POST", "/v1/healthz", "", 404, `no such path or method`},
+		{"POST", "/v1/healthz", "", 405, `method-not-allowed`},
 	} {
 		status, body := l.ask(t, step.method, step.path, step.body)
 		if status != step.status || !strings.Contains(body, step.want) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/sluice-net/sluice/registry"
@@ -119,10 +120,28 @@ func New(o Options) *Server {
 	s.routeKeeping()
 	s.routeInstances()
 	s.observe()
-	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such path or method: %s %s", r.Method, r.URL.Path)})
-	})
+	s.mux.HandleFunc(lastResort, s.nothing)
 	return s
+}
+
+const lastResort = "/" // pattern of what nothing else answers
+
+// nothing answers what no handler does. A path that is there under other methods says which (RFC 9110, 15.5.6).
+func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
+	var allow []string
+	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPatch, http.MethodPost, http.MethodPut} {
+		other := *r
+		other.Method = method
+		if _, pattern := s.mux.Handler(&other); pattern != lastResort {
+			allow = append(allow, method)
+		}
+	}
+	e := &api.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such path or method: %s %s", r.Method, r.URL.Path)}
+	if len(allow) > 0 {
+		e.Status = http.StatusMethodNotAllowed
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+	}
+	s.fail(w, r, e)
 }
 
 // TooMany refuses a request of a client that makes too many.

@@ -480,7 +480,7 @@ func TestBadRequests(t *testing.T) {
 		status             int
 	}{
 		{"GET", "/v1/nothing", "", 404},
-		{"PUT", "/v1/apply", "", 404},
+		{"PUT", "/v1/apply", "", 405},
 		{"POST", "/v1/endpoints/label", "{", 400},
 		{"POST", "/v1/endpoints/label", `{"containr": "x"}`, 400},
 		{"POST", "/v1/endpoints/label", `{"container": "` + strings.Repeat("x", maxSmallBody) + `"}`, 413},
@@ -506,6 +506,9 @@ func TestBadRequests(t *testing.T) {
 		b, _ := io.ReadAll(res.Body)
 		res.Body.Close()
 		var e api.Error
+		if allow := res.Header.Get("Allow"); c.status == 405 && allow != "POST" {
+			t.Errorf("%s %s: Allow %q", c.method, c.path, allow)
+		}
 		if res.StatusCode != c.status || json.Unmarshal(b, &e) != nil || e.Message == "" {
 			t.Errorf("%s %s: %s %s, want %d", c.method, c.path, res.Status, b, c.status)
 		}
