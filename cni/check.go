@@ -134,11 +134,11 @@ func checkContainer(ns *netns, ifName string, want CheckReply) (problems []strin
 		if attrs.MTU != want.MTU {
 			found("interface %s has MTU %d instead of %d", ifName, attrs.MTU, want.MTU)
 		}
-		addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
+		addrs, err := Dump(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses in the container: %w", err)
 		}
-		routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+		routes, err := Dump(func() ([]netlink.Route, error) { return h.RouteList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list routes in the container: %w", err)
 		}

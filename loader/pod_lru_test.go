@@ -96,8 +96,14 @@ func TestScan(t *testing.T) {
 				if want := (counters{FlowsCreated: rounds * entries / 16}); c != want {
 					t.Errorf("counters are %s, want %s", show(c), show(want))
 				}
-				if r.coll.Maps["flows"].Lookup(r.key(proto, "C:1", "X:1"), &sockFlow{}) == nil {
-					t.Error("the scan's first flow is idle and was kept")
+				kept := 0 // which of the idle ones go is the kernel's choice; most must
+				for i := range entries / 4 {
+					if r.coll.Maps["flows"].Lookup(r.key(proto, fmt.Sprintf("C:%d", 1+i), "X:1"), &sockFlow{}) == nil {
+						kept++
+					}
+				}
+				if kept > entries/8 {
+					t.Errorf("%d of the scan's first %d flows, which are idle, were kept", kept, entries/4)
 				}
 				// Even these, which are idle since before the scan, have been in use more often.
 				for _, talk := range idle {

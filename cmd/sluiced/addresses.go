@@ -10,24 +10,20 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/sluice-net/sluice/cni"
 )
 
 const (
 	// addressInterval is how often the node's addresses are read without anybody telling of a change:
 	// what failed is tried again then.
 	addressInterval = 10 * time.Second
-	// listTries bounds how often a list is read that changed while it was.
-	listTries = 10
 )
 
 // localAddresses returns what the devices of the calling thread's network namespace have that a
 // container may send to: all but loopback's own and multicast.
 func localAddresses() ([]netip.Addr, error) {
-	var list []netlink.Addr
-	err := error(netlink.ErrDumpInterrupted)
-	for try := 0; try < listTries && errors.Is(err, netlink.ErrDumpInterrupted); try++ {
-		list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
-	}
+	list, err := cni.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the node's addresses: %w", err)
 	}

@@ -314,7 +314,7 @@ func detachNode(c *Config, log *slog.Logger) error {
 	if err := loader.Detach(c.Paths.BPFFS); err != nil {
 		return err
 	}
-	links, err := netlink.LinkList()
+	links, err := cni.Dump(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/sluice-net/sluice/cni"
 )
 
 // nodeAddresses returns the global addresses of the devices that have a default route, at most one
@@ -26,7 +28,7 @@ func nodeAddresses() ([]netip.Addr, error) {
 
 // uplinkAddress returns the zero address when there is none.
 func uplinkAddress(family int) (netip.Addr, error) {
-	routes, err := netlink.RouteList(nil, family)
+	routes, err := cni.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list routes: %w", err)
 	}
@@ -39,7 +41,7 @@ func uplinkAddress(family int) (netip.Addr, error) {
 		if err != nil {
 			continue // it has just gone
 		}
-		list, err := netlink.AddrList(link, family)
+		list, err := cni.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
 		if err != nil {
 			return netip.Addr{}, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 		}

@@ -72,7 +72,7 @@ func hostIndex(host string) (index int, err error) {
 func hostLinks() (map[string]netlink.Link, error) {
 	links := map[string]netlink.Link{}
 	err := withNetlink(func(h *netlink.Handle) error {
-		all, err := h.LinkList()
+		all, err := cni.Dump(h.LinkList)
 		for _, link := range all {
 			if isOurs(link) {
 				links[link.Attrs().Name] = link
@@ -196,11 +196,11 @@ func checkHost(h *netlink.Handle, a ipam.Attachment, link netlink.Link) ([]strin
 	if attrs.MTU != a.MTU {
 		found("interface %s has MTU %d instead of %d", a.HostInterface, attrs.MTU, a.MTU)
 	}
-	routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+	routes, err := cni.Dump(func() ([]netlink.Route, error) { return h.RouteList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes of %s: %w", a.HostInterface, err)
 	}
-	neighs, err := h.NeighList(attrs.Index, netlink.FAMILY_ALL)
+	neighs, err := cni.Dump(func() ([]netlink.Neigh, error) { return h.NeighList(attrs.Index, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list neighbours of %s: %w", a.HostInterface, err)
 	}
@@ -304,7 +304,9 @@ func (u *uplink) MTU() (int, error) {
 	mtu := 0
 	err := withNetlink(func(h *netlink.Handle) error {
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			routes, err := h.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST)
+			routes, err := cni.Dump(func() ([]netlink.Route, error) {
+				return h.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST)
+			})
 			if err != nil {
 				return fmt.Errorf("list default routes: %w", err)
 			}

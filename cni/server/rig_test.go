@@ -446,14 +446,14 @@ func (r *rig) refuse(c *container, in call, code uint, words ...string) {
 func (r *rig) state() string {
 	r.t.Helper()
 	var b strings.Builder
-	links, err := netlink.LinkList()
+	links, err := cni.Dump(netlink.LinkList)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	for _, l := range links {
 		fmt.Fprintln(&b, "link", l.Attrs().Index, l.Attrs().Name, l.Attrs().Flags, l.Attrs().MTU)
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := cni.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		r.t.Fatal(err)
 	}
