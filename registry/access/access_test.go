@@ -182,6 +182,18 @@ func TestZeroGuard(t *testing.T) {
 	}
 }
 
+// TestTrusted: whom the configuration names may write instances everywhere, and nothing else.
+func TestTrusted(t *testing.T) {
+	c := Trusted("peer")
+	if err := errors.Join(c.MayRegister(nil), c.MayRegister(addrs("10.9.9.9")), c.MayAlter(&registry.Instance{})); err != nil || c.Name != "peer" {
+		t.Errorf("%s may not write instances: %v", c.Name, err)
+	}
+	exec := []registry.HealthCheck{{Type: registry.CheckExec}}
+	if verdict(c.MayWrite()) != "403" || verdict(c.MayCheck(exec, nil)) != "403" {
+		t.Errorf("%v, %v", c.MayWrite(), c.MayCheck(exec, nil))
+	}
+}
+
 // TestMayCheck: whoever may register an instance may have it asked over the network, but not name a command for the node.
 func TestMayCheck(t *testing.T) {
 	command := registry.HealthCheck{Type: registry.CheckExec, Command: []string{"/bin/check"}}
