@@ -255,6 +255,7 @@ func (c *Config) check(d *document) {
 	c.API.check(d)
 	c.Access.check(d)
 	c.Eureka.check(d)
+	c.Eureka.checkPeers(d, c.Node.Addresses)
 	c.DNS.check(d)
 	if c.Metrics.Listen == "" {
 		return

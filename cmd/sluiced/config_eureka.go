@@ -1,8 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -18,6 +22,8 @@ type eurekaConfig struct {
 	TLS       access.TLS // of addresses that are not loopback
 	Plain     bool       // do without it there: tokens can be read on their way
 	Namespace string     // of all applications
+	// Peers are servers of other registries that are told what clients do here; see eureka.ParsePeer.
+	Peers []*url.URL
 }
 
 func defaultEureka() eurekaConfig {
@@ -39,6 +45,7 @@ func (e *eurekaConfig) schema(d *document) decoder {
 		}),
 		"plain":     d.boolean(&e.Plain),
 		"namespace": d.text(&e.Namespace),
+		"peers":     list(d, &e.Peers, eureka.ParsePeer),
 	})
 }
 
@@ -52,6 +59,44 @@ func (e *eurekaConfig) check(d *document) {
 	if wrong := validation.IsDNS1123Label(e.Namespace); len(wrong) > 0 {
 		d.fail("eureka.namespace", "%q: %s", e.Namespace, wrong[0])
 	}
+}
+
+// checkPeers wants every peer to be another server, and once. own are the node's addresses, as far as they are given. A
+// name that leads here is found out when the server is asked.
+func (e *eurekaConfig) checkPeers(d *document, own []netip.Addr) {
+	seen := map[string]bool{}
+	for i, u := range e.Peers {
+		key, name := fmt.Sprintf("eureka.peers[%d]", i), eureka.PeerName(u)
+		switch {
+		case seen[name]:
+			d.fail(key, "%s is given twice", name)
+		case e.serves(u, own):
+			d.fail(key, "%s is this node itself", name)
+		}
+		seen[name] = true
+	}
+}
+
+// serves reports whether a URL surely leads to where this node listens.
+func (e *eurekaConfig) serves(u *url.URL, own []netip.Addr) bool {
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	host := u.Hostname()
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap().WithZone("")
+	if e.NodeLocal && nodeLocal(addr) && port == strconv.Itoa(eureka.Port) {
+		return true
+	}
+	return slices.ContainsFunc(e.Listen, func(at netip.AddrPort) bool {
+		here := addr.IsLoopback() || addr.IsUnspecified() || slices.Contains(own, addr)
+		return strconv.Itoa(int(at.Port())) == port &&
+			(at.Addr() == addr || at.Addr().IsUnspecified() && here || addr.IsUnspecified() && at.Addr().IsLoopback())
+	})
 }
 
 // parseListen reads where to listen.

@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-net/sluice/registry/access"
+	"github.com/sluice-net/sluice/registry/api"
 	"github.com/sluice-net/sluice/registry/eureka"
 )
 
@@ -18,9 +21,35 @@ func (a *agent) newEureka() *eureka.Server {
 	}
 	return eureka.New(eureka.Options{
 		Source: a.hub, Registrar: a.store, Guard: a.guard,
-		Namespace: a.config.Eureka.Namespace, Node: a.node.Name,
+		Namespace: a.config.Eureka.Namespace, Node: a.node.Name, Peers: a.config.Eureka.Peers,
 		Logger: a.log.With("part", "eureka"),
 	})
+}
+
+// peersCondition remarks on servers that are to be told of what Eureka's clients do here, and are not. It is no reason
+// to keep a node from work.
+func (a *agent) peersCondition() []api.Condition {
+	if a.eureka == nil || len(a.config.Eureka.Peers) == 0 {
+		return nil
+	}
+	c := condition("peers", nil)
+	c.Message = remark(a.eureka.Peers())
+	return []api.Condition{c}
+}
+
+// remark says which peers are not told; empty: all are.
+func remark(peers []eureka.Peer) string {
+	var silent []string
+	for _, p := range peers {
+		if p.Err != nil {
+			silent = append(silent, fmt.Sprintf("%s: %v, since %s, with %d tasks to be told",
+				p.Name, p.Err, p.Since.UTC().Format(time.RFC3339), p.Waiting))
+		}
+	}
+	if len(silent) == 0 {
+		return ""
+	}
+	return "servers of eureka.peers are not told of changes: " + strings.Join(silent, "; ")
 }
 
 // serveEureka answers Eureka's clients until ctx ends.

@@ -35,6 +35,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	// of ours, and a connection to a backend that is gone is reset at its next packet all the same.
 	s.Conditions = append(s.Conditions, condition("sockets", a.loader.Swept()), condition("addresses", a.own.check(ctx)), a.leases())
 	s.Conditions = append(s.Conditions, a.dnsCondition()...)
+	s.Conditions = append(s.Conditions, a.peersCondition()...)
 	s.Counts = a.counts()
 	maps, err := a.loader.Maps()
 	if err != nil {

@@ -85,13 +85,13 @@ func (s *Server) task(ctx context.Context, c access.Caller, t *wire.Task) wire.R
 	case wire.TaskHeartbeat:
 		o = s.renew(ctx, c, k, t.LastDirty, t.Overridden, true)
 	case wire.TaskCancel:
-		o = s.cancel(ctx, c, k)
+		o = s.cancel(ctx, c, k, true)
 	case wire.TaskStatus:
 		if o.code = http.StatusInternalServerError; known {
-			o = s.override(ctx, c, k, status, t.LastDirty)
+			o = s.override(ctx, c, k, status, t.LastDirty, true)
 		}
 	case wire.TaskDeleteStatus:
-		o = s.dropOverride(ctx, c, k, status, t.LastDirty)
+		o = s.dropOverride(ctx, c, k, status, t.LastDirty, true)
 	default:
 		o.code = http.StatusInternalServerError
 	}

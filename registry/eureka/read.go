@@ -158,7 +158,9 @@ func (s *Server) getServer(q *request) {
 		}
 	}
 	f := wire.Format{XML: !strings.Contains(strings.ToLower(q.Request.Header.Get("Accept")), "json")}
+	replicas, available, unavailable := s.replicas()
 	q.text(http.StatusOK, f.ContentType(), string(f.AppendServer(nil, &wire.Server{
+		Replicas: replicas, Available: available, Unavailable: unavailable,
 		General: map[string]string{
 			"environment": "sluice", "num-of-cpus": strconv.Itoa(runtime.NumCPU()),
 			"server-uptime": fmt.Sprintf("%02d:%02d", int(up.Hours()), int(up.Minutes())%60),

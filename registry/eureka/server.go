@@ -6,6 +6,9 @@
 // consistent state: nothing is older than the registry's last change, and a delta's hash is that of the moment of its
 // content. A heartbeat writes nothing.
 //
+// Servers of other registries may be peers: each is told what the other's clients do, so that a cluster of the
+// reference's servers can be left step by step.
+//
 // What differs from the reference server on purpose: a change is visible at once (its cache: up to 30 s), a lease lasts
 // once its duration (twice), and nothing freezes the registry when many leases lapse: how they are let go is the store's
 // matter.
@@ -16,6 +19,8 @@ import (
 	"context"
 	"hash/maphash"
 	"log/slog"
+	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -47,6 +52,11 @@ type Options struct {
 	Node string
 	// Retention is how long a change stays in the delta; 0: 3 min.
 	Retention time.Duration
+	// Peers are servers of other registries that are told what clients do here, and whose instances are taken over at
+	// the start; see ParsePeer. None has the same PeerName as another.
+	Peers []*url.URL
+	// Transport reaches the peers; nil: directly.
+	Transport http.RoundTripper
 	// Now is the time, for tests; nil: the machine's.
 	Now func() time.Time
 	// Logger: nil discards.
@@ -62,6 +72,8 @@ type Server struct {
 	writer  *writer
 	metrics *metrics
 	started time.Time
+	peers   []*peer
+	self    string // see senderHeader
 
 	seed  maphash.Seed
 	order [64]sync.Mutex // of changes to one instance; by hash of its id
@@ -85,6 +97,7 @@ func New(o Options) *Server {
 		o: o, log: o.Logger, view: v, writer: &writer{view: v},
 		started: o.Now(), seed: maphash.MakeSeed(),
 	}
+	s.peers = s.newPeers(o.Peers, o.Transport)
 	s.metrics = newMetrics(s)
 	return s
 }
@@ -105,6 +118,10 @@ func (s *Server) Run(ctx context.Context) {
 			}
 		}
 	})
+	for _, p := range s.peers {
+		group.Go(func() { p.run(ctx) })
+	}
+	group.Go(func() { s.copyPeers(ctx) })
 	s.view.follow(ctx, s.o.Source)
 }
 

@@ -25,9 +25,10 @@ func (q *request) replicated() bool { return q.Request.Header.Get(replicationHea
 // outcome is what became of a change.
 type outcome struct {
 	code     int
-	reason   string // for people; may be empty
-	revision int64  // from which on it is visible; 0: nothing is to wait for
-	conflict *entry // with 409: what is known here, which is newer
+	reason   string             // for people; may be empty
+	revision int64              // from which on it is visible; 0: nothing is to wait for
+	conflict *entry             // with 409: what is known here, which is newer
+	written  *registry.Instance // what the change made of the instance; nil: nothing was written
 }
 
 // failed makes an outcome of a store's or a guard's error.
@@ -139,10 +140,13 @@ func (s *Server) register(ctx context.Context, c access.Caller, app string, w *w
 	}
 	var revision int64
 	if err == nil {
-		_, revision, err = s.o.Registrar.Register(registry.WithMayAlter(ctx, c.MayAlter), next)
+		next, revision, err = s.o.Registrar.Register(registry.WithMayAlter(ctx, c.MayAlter), next)
 	}
 	if err != nil {
 		return failed(err)
+	}
+	if !replicated {
+		s.tellOf(wire.TaskRegister, &next)
 	}
 	s.renewed(ctx, id, revision)
 	return outcome{code: http.StatusNoContent, revision: revision}
@@ -214,6 +218,9 @@ func (s *Server) renew(ctx context.Context, c access.Caller, k key, dirty int64,
 	}
 	switch last := e.wire.LastDirty; {
 	case dirty == 0 || dirty == last || dirty < last && !replicated:
+		if !replicated && len(s.peers) > 0 {
+			s.tell(wire.TaskHeartbeat, e.told())
+		}
 		return outcome{code: http.StatusOK}
 	case dirty < last:
 		return outcome{code: http.StatusConflict, conflict: e}
@@ -242,7 +249,7 @@ func (s *Server) keepAlive(ctx context.Context, e *entry) outcome {
 
 // update changes an instance, if it is still one that the caller may change.
 func (s *Server) update(ctx context.Context, c access.Caller, e *entry, edit func(*registry.Instance) error) outcome {
-	_, revision, err := s.o.Registrar.Update(ctx, e.instance.InstanceID, func(i *registry.Instance) error {
+	next, revision, err := s.o.Registrar.Update(ctx, e.instance.InstanceID, func(i *registry.Instance) error {
 		if err := c.MayAlter(i); err != nil {
 			return err
 		}
@@ -251,15 +258,15 @@ func (s *Server) update(ctx context.Context, c access.Caller, e *entry, edit fun
 	if err != nil {
 		return failed(err)
 	}
-	return outcome{code: http.StatusOK, revision: revision}
+	return outcome{code: http.StatusOK, revision: revision, written: &next}
 }
 
 // deleteInstance cancels.
 func (s *Server) deleteInstance(q *request) {
-	s.answer(q, s.cancel(q.Context(), q.caller, q.key), false)
+	s.answer(q, s.cancel(q.Context(), q.caller, q.key, q.replicated()), false)
 }
 
-func (s *Server) cancel(ctx context.Context, c access.Caller, k key) outcome {
+func (s *Server) cancel(ctx context.Context, c access.Caller, k key, replicated bool) outcome {
 	e, no := s.alterable(ctx, c, k)
 	if e == nil {
 		return no
@@ -268,6 +275,9 @@ func (s *Server) cancel(ctx context.Context, c access.Caller, k key) outcome {
 	revision, err := s.o.Registrar.Deregister(registry.WithMayAlter(ctx, c.MayAlter), e.instance.InstanceID)
 	if err != nil {
 		return failed(err)
+	}
+	if !replicated && len(s.peers) > 0 {
+		s.tell(wire.TaskCancel, e.told())
 	}
 	return outcome{code: http.StatusOK, revision: revision}
 }
@@ -280,19 +290,21 @@ func (s *Server) putStatus(q *request) {
 		q.empty(http.StatusInternalServerError)
 		return
 	}
-	s.answer(q, s.override(q.Context(), q.caller, q.key, status, dirty), false)
+	s.answer(q, s.override(q.Context(), q.caller, q.key, status, dirty, q.replicated()), false)
 }
 
-func (s *Server) override(ctx context.Context, c access.Caller, k key, status wire.Status, dirty int64) outcome {
+func (s *Server) override(ctx context.Context, c access.Caller, k key, status wire.Status, dirty int64, replicated bool) outcome {
 	e, no := s.alterable(ctx, c, k)
 	if e == nil {
 		return no
 	}
 	defer s.alone(e.instance.InstanceID)()
-	if o := s.keepAlive(ctx, e); o.code != http.StatusOK || e.stored == status {
-		return o
+	o := s.keepAlive(ctx, e)
+	if o.code == http.StatusOK && e.stored != status {
+		o = s.update(ctx, c, e, func(i *registry.Instance) error { return setStatus(i, status, dirty, s.o.Now()) })
 	}
-	return s.update(ctx, c, e, func(i *registry.Instance) error { return setStatus(i, status, dirty, s.o.Now()) })
+	s.tellStatus(wire.TaskStatus, e, o, replicated)
+	return o
 }
 
 // deleteStatus takes an override back.
@@ -306,19 +318,21 @@ func (s *Server) deleteStatus(q *request) {
 		q.empty(http.StatusInternalServerError)
 		return
 	}
-	s.answer(q, s.dropOverride(q.Context(), q.caller, q.key, status, dirty), false)
+	s.answer(q, s.dropOverride(q.Context(), q.caller, q.key, status, dirty, q.replicated()), false)
 }
 
-func (s *Server) dropOverride(ctx context.Context, c access.Caller, k key, status wire.Status, dirty int64) outcome {
+func (s *Server) dropOverride(ctx context.Context, c access.Caller, k key, status wire.Status, dirty int64, replicated bool) outcome {
 	e, no := s.alterable(ctx, c, k)
 	if e == nil {
 		return no
 	}
 	defer s.alone(e.instance.InstanceID)()
-	if o := s.keepAlive(ctx, e); o.code != http.StatusOK {
-		return o
+	o := s.keepAlive(ctx, e)
+	if o.code == http.StatusOK {
+		o = s.update(ctx, c, e, func(i *registry.Instance) error { return dropStatus(i, status, dirty) })
 	}
-	return s.update(ctx, c, e, func(i *registry.Instance) error { return dropStatus(i, status, dirty) })
+	s.tellStatus(wire.TaskDeleteStatus, e, o, replicated)
+	return o
 }
 
 // putMetadata adds to an instance's metadata, of each key the first value.
@@ -336,6 +350,9 @@ func (s *Server) putMetadata(q *request) {
 	o := s.keepAlive(q.Context(), e)
 	if o.code == http.StatusOK {
 		o = s.update(q.Context(), q.caller, e, func(i *registry.Instance) error { return mergeMetadata(i, add) })
+	}
+	if o.code == http.StatusOK && !q.replicated() {
+		s.tellOf(wire.TaskRegister, o.written) // peers know no other way
 	}
 	s.answer(q, o, true)
 }

@@ -76,3 +76,30 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReadApplications shows that no list makes trouble, and that what was read can be written.
+func FuzzReadApplications(f *testing.F) {
+	for _, format := range Formats() {
+		i := &Instance{InstanceID: "i", HostName: "h", App: "SVC", IPAddr: "10.0.0.1", Status: Up, Overridden: Unknown, DataCenter: &DataCenter{Name: MyOwn}}
+		list := &Applications{Version: 1, Hash: "UP_1_", Instances: []*Instance{i, i}}
+		f.Add(format.AppendApplications(nil, list), format.XML)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, isXML bool) {
+		var list Applications
+		head, skipped, err := ReadApplications(bytes.NewReader(data), isXML, func(i *Instance) error {
+			list.Instances = append(list.Instances, i)
+			return nil
+		})
+		if err != nil && !errors.Is(err, ErrSyntax) {
+			t.Fatal(err)
+		}
+		if skipped < 0 || skipped > len(data) || len(list.Instances) > len(data) {
+			t.Fatalf("%d instances and %d skipped in %d bytes, %+v", len(list.Instances), skipped, len(data), head)
+		}
+		for _, i := range list.Instances {
+			if text := (Format{}).AppendInstance(nil, i); !json.Valid(text) {
+				t.Fatalf("not JSON: %s", text)
+			}
+		}
+	})
+}
