@@ -47,7 +47,7 @@ func newNode(t testing.TB) *node {
 		t.Fatal(err)
 	}
 	mount := t.TempDir()
-	if err := unix.Mount("bpf", mount, "bpf", 0, ""); err != nil {
+	if err := unix.Mount(owner(), mount, "bpf", 0, ""); err != nil {
 		t.Fatal(err)
 	}
 	n := &node{t: t, bpffs: filepath.Join(mount, "sluice")}
@@ -60,14 +60,17 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
+// cgroupRoots are where cgroup2 may be mounted.
+func cgroupRoots() []string { return []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} }
+
 func newCgroup(t testing.TB) string {
 	t.Helper()
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+	for _, root := range cgroupRoots() {
 		var fs unix.Statfs_t
 		if unix.Statfs(root, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
 			continue
 		}
-		dir, err := os.MkdirTemp(root, "sluice-loader-test-")
+		dir, err := os.MkdirTemp(root, owner())
 		if err != nil {
 			t.Fatal(err)
 		}
