@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, env environment) int {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "sluice",
-		Short:         "Look at and change the services and policies of a Sluice node",
+		Short:         "Look at and change the registry, services and policies of a Sluice node",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

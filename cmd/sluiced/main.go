@@ -1,6 +1,6 @@
 // Command sluiced is Sluice's agent, one on each node. It keeps the registry, makes the kernel's maps
-// equal to it, and serves sluice-cni and sluice on a unix socket. Ending it, in whatever way, leaves
-// the dataplane at work.
+// equal to it, serves sluice-cni and sluice on a unix socket, and answers the HTTP API, Eureka's clients and DNS.
+// Ending it, in whatever way, leaves the dataplane at work.
 package main
 
 import (
