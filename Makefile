@@ -83,7 +83,7 @@ demo: build bpffs ## show the main job on a test node
 	@$(GO) build -o bin/test/ ./tests/probe ./tests/demo
 	@bin/test/demo -bin bin -probe bin/test/probe
 
-bench: bpffs ## packets, calls and wires against the kernel's own routing; wants a quiet machine
+bench: bpffs ## packets, calls, scale and changes beside their peers; wants a quiet machine
 	$(GO) run ./tests/bench
 	$(GO) test -run '^$$' -bench FromPod -benchtime 3000000x -count 3 ./loader
 

@@ -1,7 +1,6 @@
-// Command bench measures a node's dataplane on this machine: nanoseconds a packet through from_pod,
-// round trips of calls by each way as ratios to the kernel's own routing, and what verdicts cost with
-// few policies and with many, flows and changes with few services and with many, how soon the kernel
-// knows what the registry is told, what many instances cost, and what DNS answers do.
+// Command bench measures Sluice on this machine: what a packet costs in each program (kernel), calls
+// between containers beside other ways for them to go (path), what grows with what there is (scale), and
+// how soon and how fast things change (control).
 //
 // All that is compared is measured in one run, interleaved, client and server on one CPU: absolute
 // times of two runs differ by more than what there is to see. It needs root, and a quiet machine.
@@ -14,28 +13,47 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
+	"github.com/sluice-net/sluice/tests/bench/control"
+	"github.com/sluice-net/sluice/tests/bench/kernel"
+	"github.com/sluice-net/sluice/tests/bench/part"
+	"github.com/sluice-net/sluice/tests/bench/path"
+	"github.com/sluice-net/sluice/tests/bench/scale"
+	"github.com/sluice-net/sluice/tests/bench/sheet"
 	"github.com/sluice-net/sluice/tests/nstest"
 )
 
 func main() {
 	etcdtest.Main()
-	rounds := flag.Int("rounds", 15, "times that each figure is measured")
-	only := flag.String("only", "", "packets, calls, wires, applies, policies, services, dns, registry or\nregistry/node, /cluster, /scale or /eureka: measure nothing else")
-	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
+	var o options
+	flag.StringVar(&o.only, "only", "", "kernel, path, scale or control: measure nothing else")
+	flag.BoolVar(&o.quick, "quick", false, "leave out what takes long")
+	flag.IntVar(&o.rounds, "rounds", 0, "times that what is compared is measured; 0: 10, or 6 where it has to be quick")
+	flag.StringVar(&o.attach, "attach", "auto", "how agents attach programs: auto, tcx or clsact")
+	flag.StringVar(&o.out, "out", "bin/bench", "directory for the results")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *rounds, *only, *attach); err != nil {
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds int, only, attach string) (err error) {
+type options struct {
+	only, attach, out string
+	quick             bool
+	rounds            int
+}
+
+// cpu is what client and server share; counted from 1.
+const cpu = 2
+
+func run(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp("", "sluice-bench-")
 	if err != nil {
 		return err
@@ -45,69 +63,48 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 	if err != nil {
 		return err
 	}
-	lab := &nstest.Lab{Binaries: binaries}
-	// Maps as large as they are by default: their misses in the CPU's caches are part of the cost.
-	node, err := lab.New(ctx, nstest.Settings{MapScale: 1, Attach: attach})
-	if err != nil {
-		return err
+	env := part.Env{
+		Sheet: &sheet.Sheet{}, Lab: &nstest.Lab{Binaries: binaries},
+		Rounds: o.rounds, Quick: o.quick, Attach: o.attach, CPU: cpu,
+		Log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
 	}
-	defer func() { err = errors.Join(err, node.Close()) }()
-	client, server, err := containers(ctx, node)
-	if err != nil {
-		return err
+	if env.Rounds == 0 {
+		env.Rounds = map[bool]int{false: 10, true: 6}[o.quick]
 	}
-	for _, part := range []struct {
+	for _, p := range []struct {
 		name string
-		run  func() error
+		run  func(context.Context, part.Env) error
 	}{
-		{"packets", func() error { return packets(node, client, rounds) }},
-		{"calls", func() error { return calls(ctx, lab, client, server, rounds) }},
-		{"wires", func() error { return wires(ctx, node, rounds) }},
-		{"applies", func() error { return applies(ctx, node, rounds) }},
-		{"policies", func() error { return policies(rounds) }},
-		{"services", func() error { return services(rounds) }},
-		{"registry/node", func() error { return nodeSpread(ctx, lab, rounds) }},
-		{"registry/cluster", func() error { return clusterSpread(ctx, lab, rounds) }},
-		{"registry/scale", func() error { return scale(ctx, lab) }},
-		{"registry/eureka", func() error { return eurekaServer(ctx, lab, rounds) }},
-		{"dns", func() error { return names(ctx, rounds) }},
+		{kernel.Name, kernel.Run}, {path.Name, path.Run}, {scale.Name, scale.Run}, {control.Name, control.Run},
 	} {
-		if only == "" || only == part.name || strings.HasPrefix(part.name, only+"/") {
-			if err := part.run(); err != nil {
-				return fmt.Errorf("measure %s: %w", part.name, err)
+		if o.only == "" || strings.EqualFold(o.only, p.name) {
+			if e := p.run(ctx, env); e != nil {
+				err = errors.Join(err, fmt.Errorf("measure %s: %w", strings.ToLower(p.name), e))
 			}
 		}
 	}
-	return nil
+	return errors.Join(err, save(env.Sheet, o.out))
 }
 
-const (
-	cpu     = 2 // client and server share it; counted from 1
-	port    = 80
-	service = `apiVersion: v1
-kind: Service
-metadata: {name: bench}
-spec:
-  clusterIPs: [10.96.0.10, "fd00:10:96::10"]
-  clusterIP: 10.96.0.10
-  ipFamilyPolicy: RequireDualStack
-  selector: {app: bench}
-  ports:
-  - {name: tcp, port: 80, targetPort: 8080, protocol: TCP}
-  - {name: udp, port: 80, targetPort: 8080, protocol: UDP}
-`
-)
-
-// containers wires a client, and a server behind the VIPs.
-func containers(ctx context.Context, node *nstest.Node) (client, server *nstest.Container, err error) {
-	client, err = node.AddContainer(ctx, nstest.Spec{Name: "client", CPU: cpu})
-	if err != nil {
-		return nil, nil, err
+// save writes what was measured, also when a part failed.
+func save(s *sheet.Sheet, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
-	spec := nstest.Spec{Name: "server", CPU: cpu, Labels: map[string]string{"app": "bench"}}
-	if server, err = node.AddContainer(ctx, spec); err != nil {
-		return nil, nil, err
+	for _, file := range []struct {
+		name  string
+		write func(*os.File) error
+	}{
+		{"results.json", func(f *os.File) error { return s.Save(f) }},
+		{"results.txt", func(f *os.File) error { return s.WriteBenchmarks(f) }},
+	} {
+		f, err := os.Create(filepath.Join(dir, file.name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(file.write(f), f.Close()); err != nil {
+			return err
+		}
 	}
-	_, err = node.Sluice(ctx, service, "apply", "-f", "-")
-	return client, server, err
+	return nil
 }
