@@ -1,0 +1,73 @@
+package part
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-net/sluice/tests/bench/sheet"
+)
+
+// The distribution of the numbers to n is a line, and its tail ends where samples do.
+func TestLatencies(t *testing.T) {
+	s := &sheet.Sheet{}
+	l := NewLatencies(s)
+	c := sheet.Of("Control", "step", "registered")
+	for round := range 2 {
+		var took []time.Duration
+		for i := range 1000 {
+			took = append(took, time.Duration(1000-i)*time.Microsecond)
+		}
+		l.Round(c, round, took, sheet.Value{Unit: "ops/s", Value: 5})
+	}
+	l.Round(c, 2, nil)
+	l.Done()
+	l.Done()
+	samples := s.Samples(c)
+	if len(samples) != 2 || samples[1].N != 1000 {
+		t.Fatalf("samples %+v", samples)
+	}
+	for unit, want := range map[string]float64{"p50-ns": 501e3, "p99-ns": 991e3, "ops/s": 5} {
+		if got, _ := samples[0].Value(unit); got != want {
+			t.Errorf("%s is %v, want %v", unit, got, want)
+		}
+	}
+	all := s.Latencies("Control")
+	if len(all) != 1 {
+		t.Fatalf("%d distributions", len(all))
+	}
+	last := all[0].Quantiles[0]
+	shares := map[float64]float64{last.Share: last.Nanoseconds}
+	for _, q := range all[0].Quantiles[1:] {
+		if q.Share <= last.Share || q.Nanoseconds < last.Nanoseconds {
+			t.Errorf("%+v stands after %+v", q, last)
+		}
+		shares[q.Share], last = q.Nanoseconds, q
+	}
+	if shares[0] != 1e3 || shares[0.5] != 501e3 || shares[0.99] != 991e3 || shares[1] != 1e6 {
+		t.Errorf("quantiles %v", shares)
+	}
+	if _, there := shares[0.9999]; there {
+		t.Error("2000 samples have no 0.9999 quantile")
+	}
+}
+
+func TestUsageOf(t *testing.T) {
+	u, err := UsageOf(os.Getpid())
+	if err != nil || u.Resident <= 0 || u.Peak < u.Resident || u.Files <= 0 {
+		t.Errorf("this test uses %+v: %v", u, err)
+	}
+	stat := "7 (a ) name) S 1 1 1 0 -1 4194560 1 0 0 0 12 34 0 0 20 0 1 0 1"
+	if u, err = parseUsage(stat, "VmHWM:\t  30 kB\nVmRSS:\t 20 kB\nRssFile:\t 10 kB\n"); err != nil {
+		t.Fatal(err)
+	}
+	if want := (Usage{CPU: 460 * time.Millisecond, Resident: 20480, Files: 10240, Peak: 30720}); u != want {
+		t.Errorf("parsed %+v, want %+v", u, want)
+	}
+	for _, bad := range []string{"", "7 (name) S 1", strings.Replace(stat, "12", "twelve", 1)} {
+		if _, err := parseUsage(bad, ""); err == nil {
+			t.Errorf("%q was parsed", bad)
+		}
+	}
+}
