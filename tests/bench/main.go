@@ -75,7 +75,7 @@ func run(ctx context.Context, o options) (err error) {
 		name string
 		run  func(context.Context, part.Env) error
 	}{
-		{kernel.Name, kernel.Run}, {path.Name, path.Run}, {scale.Name, scale.Run}, {control.Name, control.Run},
+		{kernel.Name, kernel.Run}, {path.Name, func(ctx context.Context, env part.Env) error { return path.Run(ctx, env) }}, {scale.Name, scale.Run}, {control.Name, control.Run},
 	} {
 		if o.only == "" || strings.EqualFold(o.only, p.name) {
 			if e := p.run(ctx, env); e != nil {

@@ -15,6 +15,7 @@ type Binaries struct {
 	CLI    string // sluice
 	Plugin string // sluice-cni
 	Probe  string
+	Load   string // what loads a path and measures it: the benchmark's
 }
 
 // In names the binaries in one directory.
@@ -24,6 +25,7 @@ func In(dir string) Binaries {
 		CLI:    filepath.Join(dir, "sluice"),
 		Plugin: filepath.Join(dir, "sluice-cni"),
 		Probe:  filepath.Join(dir, "probe"),
+		Load:   filepath.Join(dir, "load"),
 	}
 }
 
@@ -34,7 +36,7 @@ func Build(ctx context.Context, dir string) (Binaries, error) {
 		return Binaries{}, fmt.Errorf("find module: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+"/",
-		"./cmd/sluiced", "./cmd/sluice", "./cmd/sluice-cni", "./tests/probe")
+		"./cmd/sluiced", "./cmd/sluice", "./cmd/sluice-cni", "./tests/probe", "./tests/bench/load")
 	cmd.Dir = strings.TrimSpace(string(out))
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // the probe also runs in empty images
 	if said, err := cmd.CombinedOutput(); err != nil {

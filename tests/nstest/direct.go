@@ -1,7 +1,6 @@
 package nstest
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,36 +8,44 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/sluice-net/sluice/tests/probe/report"
 )
 
 // Direct is what to compare a node with: two containers and a node between them that has none of
-// our programs and routes, as every Linux does, from one veth to the other.
+// our programs and routes, as every Linux does, from one veth to the other. The router is the gateway of
+// both, also to addresses that nobody has.
 //
 //	client 10.9.0.1 fd09::1 ---- router ---- server 10.9.0.2 fd09::2
 type Direct struct {
+	ClientV4, ClientV6 netip.Addr
 	ServerV4, ServerV6 netip.Addr
 
 	name   string
-	bin    Binaries
 	cgroup string
-	client string // path of the namespace
 }
 
-// Direct makes one; its server answers on Port, on the CPU (counted from 1; 0: any).
-func (l *Lab) Direct(ctx context.Context, cpu int) (d *Direct, err error) {
+// Place is one of the namespaces of a Direct.
+type Place string
+
+const (
+	AtClient Place = "-client"
+	AtRouter Place = ""
+	AtServer Place = "-server"
+)
+
+// Direct makes one, with no process in it.
+func (l *Lab) Direct() (d *Direct, err error) {
 	d = &Direct{
+		ClientV4: netip.MustParseAddr("10.9.0.1"), ClientV6: netip.MustParseAddr("fd09::1"),
 		ServerV4: netip.MustParseAddr("10.9.0.2"), ServerV6: netip.MustParseAddr("fd09::2"),
-		name: fmt.Sprintf("%s%d-%d", Prefix, os.Getpid(), l.nodes.Add(1)), bin: l.Binaries,
+		name: nodeName(os.Getpid(), int(l.nodes.Add(1))),
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("make direct pair: %w", err), d.Close())
+			d = nil
 		}
 	}()
 	root, err := cgroupRoot()
@@ -49,28 +56,41 @@ func (l *Lab) Direct(ctx context.Context, cpu int) (d *Direct, err error) {
 	if err := os.Mkdir(d.cgroup, 0o755); err != nil {
 		return d, err
 	}
-	router := filepath.Join(netnsDir, d.name)
-	d.client = router + "-client"
-	server := router + "-server"
-	for _, path := range []string{router, d.client, server} {
-		if err := newNetns(path); err != nil {
+	for _, place := range []Place{AtRouter, AtClient, AtServer} {
+		if err := newNetns(d.netns(place)); err != nil {
 			return d, err
 		}
-		if err := loopback(path); err != nil {
+		if err := loopback(d.netns(place)); err != nil {
 			return d, err
 		}
 	}
-	if err := inNetns(router, forward); err != nil {
+	if err := d.InNetns(AtRouter, forward); err != nil {
 		return d, err
 	}
-	if err := wire(router, d.client, "client", "10.9.0.1", "fd09::1"); err != nil {
+	if err := wire(d.netns(AtRouter), d.netns(AtClient), "client", d.ClientV4.String(), d.ClientV6.String()); err != nil {
 		return d, err
 	}
-	if err := wire(router, server, "server", d.ServerV4.String(), d.ServerV6.String()); err != nil {
-		return d, err
-	}
-	return d, d.serve(server, cpu)
+	return d, wire(d.netns(AtRouter), d.netns(AtServer), "server", d.ServerV4.String(), d.ServerV6.String())
 }
+
+func (d *Direct) netns(p Place) string { return filepath.Join(netnsDir, d.name+string(p)) }
+
+// InNetns runs f on a thread inside one of the namespaces.
+func (d *Direct) InNetns(p Place, f func() error) error { return inNetns(d.netns(p), f) }
+
+// Exec runs a command inside one of the namespaces to its end and returns what it printed.
+func (d *Direct) Exec(ctx context.Context, p Place, cmd *exec.Cmd) ([]byte, error) {
+	return run(ctx, cmd, d.netns(p), d.cgroup)
+}
+
+// Start starts a command inside one of the namespaces; Close ends it.
+func (d *Direct) Start(p Place, cmd *exec.Cmd) error {
+	_, err := start(cmd, d.netns(p), d.cgroup)
+	return err
+}
+
+// Talk starts a program inside one of the namespaces; Close ends it.
+func (d *Direct) Talk(p Place, cmd *exec.Cmd) (*Talk, error) { return talk(cmd, d.netns(p), d.cgroup) }
 
 func forward() error {
 	for _, key := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
@@ -155,28 +175,6 @@ func configure(device string, onlink, addrs []string, routes ...string) error {
 		}
 	}
 	return nil
-}
-
-func (d *Direct) serve(netns string, cpu int) error {
-	port := strconv.Itoa(Port)
-	cmd := exec.Command(d.bin.Probe, "serve", "--name", "direct", "--tcp", port, "--udp", port,
-		"--stay", "--cpu", strconv.Itoa(cpu-1))
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if _, err := start(cmd, netns, d.cgroup); err != nil {
-		return err
-	}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
-		return fmt.Errorf("start probe: said %q: %w", line, err)
-	}
-	return nil
-}
-
-// Call makes calls from the client.
-func (d *Direct) Call(ctx context.Context, call Call) (report.Report, error) {
-	return calls(ctx, exec.Command(d.bin.Probe, call.args()...), d.client, d.cgroup)
 }
 
 // Close ends the processes and removes the namespaces.

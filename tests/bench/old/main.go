@@ -1,5 +1,5 @@
 // Command bench measures a node's dataplane on this machine: nanoseconds a packet through from_pod,
-// round trips of calls by each way as ratios to the kernel's own routing, and what verdicts cost with
+// what verdicts cost with
 // few policies and with many, flows and changes with few services and with many, how soon the kernel
 // knows what the registry is told, what many instances cost, and what DNS answers do.
 //
@@ -24,7 +24,7 @@ import (
 func main() {
 	etcdtest.Main()
 	rounds := flag.Int("rounds", 15, "times that each figure is measured")
-	only := flag.String("only", "", "packets, calls, wires, applies, policies, services, dns, registry or\nregistry/node, /cluster, /scale or /eureka: measure nothing else")
+	only := flag.String("only", "", "packets, wires, applies, policies, services, dns, registry or\nregistry/node, /cluster, /scale or /eureka: measure nothing else")
 	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -52,7 +52,7 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	client, server, err := containers(ctx, node)
+	client, _, err := containers(ctx, node)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,6 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		run  func() error
 	}{
 		{"packets", func() error { return packets(node, client, rounds) }},
-		{"calls", func() error { return calls(ctx, lab, client, server, rounds) }},
 		{"wires", func() error { return wires(ctx, node, rounds) }},
 		{"applies", func() error { return applies(ctx, node, rounds) }},
 		{"policies", func() error { return policies(rounds) }},

@@ -4,14 +4,70 @@ package path
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
+	"github.com/sluice-net/sluice/tests/bench/load/batch"
 	"github.com/sluice-net/sluice/tests/bench/part"
 )
 
 // Name is what the part's cases begin with.
 const Name = "Path"
 
-// Run measures the part.
-func Run(ctx context.Context, env part.Env) error {
-	return nil
+// Run measures the part, with ways of other packages besides its own.
+func Run(ctx context.Context, env part.Env, others ...Maker) (err error) {
+	ways, err := Routed(env.Lab, env.CPU)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, w := range ways {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	ours, err := Sluice(ctx, env.Lab, env.Attach, env.CPU)
+	if err != nil {
+		return err
+	}
+	ways = append(ways, ours...)
+	var failed error // a peer's trouble leaves the rest to be measured
+	for _, make := range others {
+		w, err := make(ctx, env)
+		switch {
+		case errors.Is(err, ErrAbsent):
+			env.Sheet.Note(Name, "Not measured: %v.", err)
+		case err != nil:
+			failed = errors.Join(failed, fmt.Errorf("make a way: %w", err))
+		default:
+			ways = append(ways, w)
+		}
+	}
+	for _, p := range plans(env) {
+		if err := Measure(ctx, env.Sheet, p, ways...); err != nil {
+			return errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// plans are the part's matrix.
+func plans(env part.Env) []Plan {
+	kinds := []batch.Kind{batch.TCPRR, batch.UDPRR, batch.TCPCRR, batch.TCPConnect, batch.TCPStream, batch.TCPStreams}
+	var list []Plan
+	sizes := []int{1, 100, 10_000}
+	if env.Quick {
+		sizes = []int{1, 1000}
+	}
+	for _, n := range sizes {
+		plan := Plan{Kinds: kinds, Families: []Family{IPv4, IPv6}, Services: []int{n}, Rounds: env.Rounds, Log: env.Log}
+		if env.Quick {
+			plan.Families = []Family{IPv4}
+			six := plan
+			six.Families, six.Kinds = []Family{IPv6}, []batch.Kind{batch.TCPRR, batch.UDPRR}
+			list = append(list, plan, six)
+			continue
+		}
+		list = append(list, plan)
+	}
+	return list
 }
