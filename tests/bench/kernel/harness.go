@@ -21,15 +21,60 @@ type harness struct {
 	empty      *ebpf.Program
 	frame      []byte
 	ctx        skb
+	vary       vary
+}
+
+// vary says what of the packet is another at each run, after a counter that each run raises first.
+type vary struct {
+	// port is the offset of a source port, which is the counter; 0: it stays.
+	port int
+	// addr is the offset of a destination that is numbered by the counter modulo as many; 0: it stays.
+	addr addrVary
+}
+
+type addrVary struct {
+	offset int    // of the three bytes that hold the number
+	among  uint32 // how many there are
+	first  byte   // added to the highest of the three bytes
+}
+
+// code returns the instructions that change the packet at r7, with the state at r8.
+func (v vary) code() (code asm.Instructions) {
+	if v == (vary{}) {
+		return nil
+	}
+	code = append(code,
+		asm.LoadMem(asm.R0, asm.R8, 0, asm.DWord),
+		asm.Add.Imm(asm.R0, 1),
+		asm.StoreMem(asm.R8, 0, asm.R0, asm.DWord),
+	)
+	if v.port > 0 {
+		code = append(code,
+			asm.Mov.Reg(asm.R1, asm.R0),
+			asm.HostTo(asm.BE, asm.R1, asm.Half),
+			asm.StoreMem(asm.R7, int16(v.port), asm.R1, asm.Half),
+		)
+	}
+	if a := v.addr; a.offset > 0 {
+		code = append(code,
+			asm.Mod.Imm(asm.R0, int32(a.among)),
+			asm.Mov.Reg(asm.R1, asm.R0),
+			asm.RSh.Imm(asm.R1, 16),
+			asm.Add.Imm(asm.R1, int32(a.first)),
+			asm.StoreMem(asm.R7, int16(a.offset), asm.R1, asm.Byte),
+			asm.HostTo(asm.BE, asm.R0, asm.Half),
+			asm.StoreMem(asm.R7, int16(a.offset+1), asm.R0, asm.Half),
+		)
+	}
+	return code
 }
 
 // noTailCall is what the harness returns when the call did not happen.
 const noTailCall = 0x7a11
 
-// newHarness makes one for a program and a packet. port is the offset of a source port that is another one at each
-// run; 0: none.
-func newHarness(prog *ebpf.Program, frame []byte, ctx skb, port int) (h *harness, err error) {
-	h = &harness{frame: frame, ctx: ctx}
+// newHarness makes one for a program and a packet.
+func newHarness(prog *ebpf.Program, frame []byte, ctx skb, v vary) (h *harness, err error) {
+	h = &harness{frame: frame, ctx: ctx, vary: v}
 	defer func() {
 		if err != nil {
 			h.close()
@@ -60,14 +105,14 @@ func newHarness(prog *ebpf.Program, frame []byte, ctx skb, port int) (h *harness
 	if err := h.rewind(0); err != nil {
 		return h, err
 	}
-	if h.full, err = h.load(0, port); err != nil {
+	if h.full, err = h.load(0); err != nil {
 		return h, err
 	}
-	h.bare, err = h.load(1, port)
+	h.bare, err = h.load(1)
 	return h, err
 }
 
-func (h *harness) load(index int32, port int) (*ebpf.Program, error) {
+func (h *harness) load(index int32) (*ebpf.Program, error) {
 	code := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.LoadMem(asm.R7, asm.R6, skbData, asm.Word),
@@ -85,15 +130,7 @@ func (h *harness) load(index int32, port int) (*ebpf.Program, error) {
 		code = append(code, asm.LoadMem(asm.R0, asm.R8, int16(8+at), size), asm.StoreMem(asm.R7, int16(at), asm.R0, size))
 		at += size.Sizeof()
 	}
-	if port > 0 {
-		code = append(code,
-			asm.LoadMem(asm.R0, asm.R8, 0, asm.DWord),
-			asm.Add.Imm(asm.R0, 1),
-			asm.StoreMem(asm.R8, 0, asm.R0, asm.DWord),
-			asm.HostTo(asm.BE, asm.R0, asm.Half),
-			asm.StoreMem(asm.R7, int16(port), asm.R0, asm.Half),
-		)
-	}
+	code = append(code, h.vary.code()...)
 	code = append(code,
 		asm.Mov.Reg(asm.R1, asm.R6),
 		asm.LoadMapPtr(asm.R2, h.programs.FD()),
@@ -113,9 +150,23 @@ const (
 	skbDataEnd = 80
 )
 
-// rewind sets the counter: the next run has the source port after it.
+// rewind sets the counter, which the next run raises before it uses it.
 func (h *harness) rewind(counter uint64) error {
 	return h.state.Put(uint32(0), append(binary.NativeEndian.AppendUint64(nil, counter), h.frame...))
+}
+
+// at returns the packet that the program is given when the counter is n.
+func (h *harness) at(n int) []byte {
+	frame := slices.Clone(h.frame)
+	if p := h.vary.port; p > 0 {
+		binary.BigEndian.PutUint16(frame[p:], uint16(n))
+	}
+	if a := h.vary.addr; a.offset > 0 {
+		n %= int(a.among)
+		frame[a.offset] = a.first + byte(n>>16)
+		binary.BigEndian.PutUint16(frame[a.offset+1:], uint16(n))
+	}
+	return frame
 }
 
 func (h *harness) close() {

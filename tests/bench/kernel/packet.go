@@ -25,6 +25,8 @@ type packet struct {
 	flags    uint8  // TCP
 	body     []byte // instead of a transport header
 	piece    piece
+	// ethertype of a frame that is not IP and has no more than a body; 0: it is.
+	ethertype uint16
 }
 
 // piece says which part of a datagram the packet is.
@@ -40,6 +42,14 @@ const (
 	ethLen   = 14
 	fragment = 77 // the datagram that pieces are of
 )
+
+// daddr is the offset of the destination's last three bytes.
+func (p packet) daddr() int {
+	if p.src.Addr().Is4() {
+		return ethLen + 20 - 3
+	}
+	return ethLen + 40 - 3
+}
 
 // l4 is the offset of the transport header.
 func (p packet) l4() int {
@@ -62,6 +72,9 @@ func (p packet) bytes() []byte {
 		return addr
 	}
 	b := append(append([]byte{}, mac(p.dmac)...), mac(p.smac)...)
+	if p.ethertype != 0 {
+		return append(binary.BigEndian.AppendUint16(b, p.ethertype), p.body...)
+	}
 	body := p.body
 	if body == nil {
 		body = p.transport()

@@ -62,6 +62,14 @@ func (p *Probe) Close() {
 	p.ToPod.Close()
 }
 
+// program returns one of the two by its name.
+func (p *Probe) program(name string) *ebpf.Program {
+	if name == toPod {
+		return p.ToPod
+	}
+	return p.FromPod
+}
+
 // SYN is a container's segment that opens a TCP connection. Checksums need not be right, for the programs
 // only carry them on.
 func (p *Probe) SYN(from netip.AddrPort, to netip.AddrPort) []byte {

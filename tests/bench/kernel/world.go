@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"github.com/sluice-net/sluice/loader"
@@ -20,6 +21,7 @@ type world struct {
 	dir      string
 	loader   *loader.Loader
 	probes   map[string]*Probe // by container
+	flows    *ebpf.Map
 }
 
 // What a packet may come from and go to; addresses of both families.
@@ -44,7 +46,7 @@ func newWorld(services int) (_ *world, err error) {
 		dir: filepath.Join("/sys/fs/bpf", fmt.Sprintf("sluice-bench-kernel-%d-%d", os.Getpid(), services)),
 	}
 	sizes := loader.DefaultSizes()
-	sizes.Services = max(sizes.Services, uint32(2*services))
+	sizes.Services = max(sizes.Services, uint32(2*services+64))
 	if w.loader, err = loader.Open(loader.Options{
 		BPFFS: w.dir, Node: "here", Attach: loader.AttachClsact, Sizes: sizes,
 	}); err != nil {
@@ -65,10 +67,60 @@ func newWorld(services int) (_ *world, err error) {
 			return nil, err
 		}
 	}
-	return w, nil
+	if w.flows, err = ebpf.LoadPinnedMap(filepath.Join(w.dir, "flows"), nil); err != nil {
+		return nil, err
+	}
+	return w, w.fill()
+}
+
+// fill makes one flow to each of the other services.
+func (w *world) fill() error {
+	for family := range 2 {
+		packet := stage{w, family}.between("client", quietPort, "far", servicePort, tcp, flagSYN)
+		for i := range w.others() {
+			packet.dst = netip.AddrPortFrom(vipOf(i)[family], servicePort)
+			if verdict, err := w.send(sent{fromPod, "client", packet}); err != nil || verdict != verdictPass {
+				return errors.Join(fmt.Errorf("make flow to service %d: from_pod returned %#x", i, verdict), err)
+			}
+		}
+	}
+	return nil
+}
+
+// others is how many services have their backend elsewhere.
+func (w *world) others() int { return w.services - 1 }
+
+// context is what a packet at a container's veth comes with.
+func (w *world) context(program, at string) skb {
+	ctx := skb{Ifindex: uint32(w.probes[at].Ifindex)}
+	if program == toPod {
+		ctx.IngressIfindex = 1 // lo: any that is no container's
+	}
+	return ctx
+}
+
+// send gives a program one packet, and returns what it said.
+func (w *world) send(s sent) (uint32, error) {
+	t := testRun{repeat: 1}
+	_, err := t.do(w.probes[s.at].program(s.program), s.packet.bytes(), w.context(s.program, s.at))
+	return t.retval, err
+}
+
+// counters returns what the programs count, by name.
+func (w *world) counters() (map[string]uint64, error) {
+	list, err := w.loader.Counters()
+	if err != nil {
+		return nil, err
+	}
+	counters := map[string]uint64{}
+	for _, c := range list {
+		counters[c.Name] = c.Value
+	}
+	return counters, nil
 }
 
 func (w *world) close() error {
+	w.flows.Close()
 	for _, p := range w.probes {
 		p.Close()
 	}
@@ -93,15 +145,22 @@ func (w *world) content() (all []registry.Change, local []registry.Endpoint) {
 		Isolates: []registry.Direction{registry.Ingress},
 	}})
 	all = append(all, serviceOf("probe", places["vip"], places["server"], "here")...)
-	for i := range w.services - 1 {
-		vips := [2]netip.Addr{numbered("10.96.0.0", i), numbered("fd00:96::", i)}
-		backends := [2]netip.Addr{numbered("11.0.0.0", i), numbered("fd00:11::", i)}
-		all = append(all, serviceOf(fmt.Sprintf("s%d", i), vips, backends, "there")...)
+	for i := range w.others() {
+		all = append(all, serviceOf(fmt.Sprintf("s%d", i), vipOf(i), backendOf(i), "there")...)
 	}
 	return all, local
 }
 
-// numbered is the i-th address after one.
+// vipOf returns the VIPs of a service whose backend is elsewhere, and backendOf that.
+func vipOf(i int) [2]netip.Addr {
+	return [2]netip.Addr{numbered("10.96.0.0", i), numbered("fd00:96::", i)}
+}
+
+func backendOf(i int) [2]netip.Addr {
+	return [2]netip.Addr{numbered("11.0.0.0", i), numbered("fd00:11::", i)}
+}
+
+// numbered is the i-th address after one: the last three bytes hold the number.
 func numbered(from string, i int) netip.Addr {
 	b := netip.MustParseAddr(from).AsSlice()
 	n := len(b)
