@@ -83,9 +83,17 @@ demo: build bpffs ## show the main job on a test node
 	@$(GO) build -o bin/test/ ./tests/probe ./tests/demo
 	@bin/test/demo -bin bin -probe bin/test/probe
 
-bench: bpffs ## packets, calls, scale and changes beside their peers; wants a quiet machine
-	$(GO) run ./tests/bench
-	$(GO) test -run '^$$' -bench FromPod -benchtime 3000000x -count 3 ./loader
+# What of the benchmark: any of quick, kernel, path, scale and control, as in BENCH="quick path".
+BENCH ?=
+BENCH_PARTS := kernel path scale control
+bench-unknown := $(filter-out quick $(BENCH_PARTS),$(BENCH))
+bench-flags   := $(if $(filter quick,$(BENCH)),-quick) $(if $(filter-out quick,$(BENCH)),-only '$(filter-out quick,$(BENCH))')
+
+bench: bpffs ## measure it beside its peers, 15 minutes of a quiet machine; BENCH=quick: 3
+	$(if $(bench-unknown),$(error BENCH knows quick $(BENCH_PARTS), and not $(bench-unknown)))
+	$(call need,git)
+	$(GO) build -o bin/bench/bench ./tests/bench
+	bin/bench/bench $(bench-flags)
 
 lint: ## gofmt, go vet, staticcheck, clang-format
 	$(call need,git $(CLANG_FORMAT))

@@ -186,12 +186,12 @@ func (s *Sheet) Latencies(part string) (list []Latency) {
 	return list
 }
 
-// Notes returns those of a part.
+// Notes returns those of a part; "": of all.
 func (s *Sheet) Notes(part string) (list []Note) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.notes {
-		if n.Part == part {
+		if part == "" || n.Part == part {
 			list = append(list, n)
 		}
 	}

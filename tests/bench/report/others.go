@@ -1,0 +1,210 @@
+package report
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"gonum.org/v1/plot/plotter"
+
+	"github.com/sluice-net/sluice/tests/bench/sheet"
+)
+
+// classGroups shows programs: bars for each class of packets, at each size.
+func (r *reporter) classGroups(cases []sheet.Case) (list []group) {
+	axis := varying(cases)
+	names := []string{"class"}
+	if axis != "" {
+		names = append(names, axis)
+	}
+	for _, f := range by(cases, names...) {
+		b := block{Table: r.listed(f.cases)}
+		for _, unit := range unitsOf(r.s, f.cases) {
+			if fig := r.classBars(f, axis, unit); fig != nil {
+				b.Figures = append(b.Figures, fig)
+			}
+		}
+		list = append(list, group{Title: title(f.common), ID: r.name(f.common), Blocks: []block{b}})
+	}
+	return list
+}
+
+// classBars draws one unit of each class; where the classes were measured at several sizes, those stand below
+// each other.
+func (r *reporter) classBars(f family, axis, unit string) *figure {
+	sizes := by(f.cases, "class", axis)[0].cases
+	column := columnOf(r.s, sizes, unit)
+	label := unitName(unit)
+	if column.scale.suffix != "" {
+		label += ", " + column.scale.suffix
+	}
+	var places []string
+	for _, c := range along(f.cases, axis) {
+		if !slices.Contains(places, c.Get(axis)) {
+			places = append(places, c.Get(axis))
+		}
+	}
+	chart := bars{}
+	for _, class := range by(f.cases, axis) {
+		several := len(class.cases) > 1
+		if several {
+			chart.rows = append(chart.rows, bar{label: words(class.common.Get("class"))})
+		}
+		for _, c := range along(class.cases, axis) {
+			i := slices.Index(sizes, c)
+			e := column.values[i]
+			if e.Rounds == 0 {
+				continue
+			}
+			name := words(c.Get("class"))
+			if several {
+				name = count(axis, c.Get(axis))
+			}
+			chart.rows = append(chart.rows, bar{name, column.in(e.Center), column.in(e.Lo), column.in(e.Hi),
+				palette[max(0, slices.Index(places, c.Get(axis)))%len(palette)], column.text(i)})
+		}
+	}
+	if !slices.ContainsFunc(chart.rows, func(b bar) bool { return b.text != "" }) {
+		return nil
+	}
+	return r.keep(chart.draw(r.name(f.common, unit), title(f.common)+": "+unitName(unit), label, false))
+}
+
+// curveGroups shows what grows: a plot for each unit.
+func (r *reporter) curveGroups(cases []sheet.Case) (list []group, err error) {
+	for _, f := range by(cases, axes...) {
+		axis, _ := axisOf(f.cases)
+		f.cases = along(f.cases, axis)
+		b := block{Table: r.listed(f.cases)}
+		for _, unit := range unitsOf(r.s, f.cases) {
+			fig, err := r.curve(f, axis, unit)
+			if err != nil {
+				return nil, err
+			}
+			if fig != nil {
+				b.Figures = append(b.Figures, fig)
+			}
+		}
+		heading := title(f.common)
+		if heading == "" {
+			heading = words(axis)
+		}
+		list = append(list, group{Title: heading, ID: r.name(f.common), Blocks: []block{b}})
+	}
+	return list, nil
+}
+
+// curve draws one unit along the axis; nil: too few points have it.
+func (r *reporter) curve(f family, axis, unit string) (*figure, error) {
+	var s series
+	s.look = lookOf("", 0)
+	for _, c := range f.cases {
+		if e := r.s.Median(c, unit); e.Rounds > 0 && place(c, axis) > 0 {
+			s.points = append(s.points, plotter.XY{X: place(c, axis), Y: e.Center})
+			s.lo, s.hi = append(s.lo, e.Lo), append(s.hi, e.Hi)
+		}
+	}
+	if len(s.points) < fewest {
+		return nil, nil
+	}
+	heading := strings.TrimPrefix(title(f.common)+": "+unitName(unit), ": ")
+	fig, err := curve(r.name(f.common, unit), heading, axis, unit, []series{s})
+	if err != nil {
+		return nil, err
+	}
+	return r.keep(fig), nil
+}
+
+// restGroups are tables of what has no other form, and the latencies of it. Cases that say the same things stand
+// in one table.
+func (r *reporter) restGroups(cases []sheet.Case) (list []group, err error) {
+	for _, set := range alike(cases) {
+		common := shared(set)
+		heading := title(common)
+		if heading == "" {
+			heading = "Figures by " + strings.ReplaceAll(words(strings.Join(keys(set[0]), ", ")), " ,", ",")
+		}
+		b := block{Table: r.listed(set)}
+		differ := differing(set)
+		label := func(c sheet.Case) string {
+			var list []string
+			for _, k := range differ {
+				list = append(list, value(k, c.Get(k)))
+			}
+			return strings.Join(list, ", ")
+		}
+		for part := range slices.Chunk(set, len(palette)) {
+			fig, err := r.latencies(common, part, label)
+			if err != nil {
+				return nil, err
+			}
+			if fig != nil {
+				b.Figures = append(b.Figures, fig)
+			}
+		}
+		list = append(list, group{Title: heading, ID: r.name(common, "figures"), Blocks: []block{b}})
+	}
+	return list, nil
+}
+
+// alike puts those cases together that have the same keys, and the same kind where they have one.
+func alike(cases []sheet.Case) (sets [][]sheet.Case) {
+	var said []string
+	for _, c := range cases {
+		says := c.Get("kind") + " " + strings.Join(keys(c), " ")
+		i := slices.Index(said, says)
+		if i < 0 {
+			i, said, sets = len(said), append(said, says), append(sets, nil)
+		}
+		sets[i] = append(sets[i], c)
+	}
+	return sets
+}
+
+// differing are the keys in whose values the cases differ.
+func differing(cases []sheet.Case) (list []string) {
+	for _, k := range keys(cases[0]) {
+		if slices.ContainsFunc(cases, func(c sheet.Case) bool { return c.Get(k) != cases[0].Get(k) }) {
+			list = append(list, k)
+		}
+	}
+	return list
+}
+
+// shared is a case without that in which the cases differ.
+func shared(cases []sheet.Case) sheet.Case { return without(cases[0], differing(cases)...) }
+
+// listed is a table of all units of the cases.
+func (r *reporter) listed(cases []sheet.Case) table {
+	differ := differing(cases)
+	t := table{Labels: max(1, len(differ))}
+	for _, k := range differ {
+		t.Head = append(t.Head, words(k))
+	}
+	if len(differ) == 0 {
+		t.Head = append(t.Head, "")
+	}
+	var columns []column
+	for _, unit := range unitsOf(r.s, cases) {
+		c := columnOf(r.s, cases, unit)
+		columns, t.Head = append(columns, c), append(t.Head, c.head())
+	}
+	for i, c := range cases {
+		var row []cell
+		for _, k := range differ {
+			v := value(k, c.Get(k))
+			if slices.Contains(axes, k) {
+				v = grouped(c.Get(k))
+			}
+			row = append(row, cell{Text: cmp.Or(v, "-")})
+		}
+		if len(differ) == 0 {
+			row = plain(title(c))
+		}
+		for _, column := range columns {
+			row = append(row, cell{Text: column.interval(i)})
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
