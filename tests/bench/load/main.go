@@ -19,6 +19,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-net/sluice/tests/bench/load/batch"
 )
 
 func main() {
@@ -42,8 +44,8 @@ func run(args []string) error {
 	fs := flag.NewFlagSet(args[0], flag.ExitOnError)
 	cpu := fs.Int("cpu", -1, "CPU to run on, from 0; -1: any")
 	fs.Parse(args[1:])
-	// The server's threads never let go of what they run on.
-	runtime.GOMAXPROCS(4 * sinks)
+	// The server's threads never let go of what the runtime gave them to run on: one each, and some for the rest.
+	runtime.GOMAXPROCS(2*batch.Sets*(3+sinks) + 4)
 	debug.SetGCPercent(-1)
 	switch args[0] {
 	case "serve":

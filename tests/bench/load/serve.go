@@ -11,9 +11,9 @@ import (
 	"github.com/sluice-net/sluice/tests/bench/load/batch"
 )
 
-// The server has one thread for what is asked for one by one, and so many for streams. Each blocks in what it
-// waits for, as netperf's does: a poll in between would be a part of what is measured that no way changes.
-const sinks = 16
+// The server has one thread for what is asked for one by one, and so many for streams, at each port. They block in
+// what they wait for, as netperf's do: a poll in between would be a part of what is measured that no way changes.
+const sinks = 8
 
 // A request's first byte says whether another may follow on the same connection, or the server closes it.
 // The server does so first: TIME_WAIT stays with it, where it takes a new connection of the same ports
@@ -26,43 +26,47 @@ const (
 func serve(cpu int) error {
 	failed := make(chan error)
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		for _, s := range []struct {
-			kind, port, threads int
-			loop                func(fd int, buf []byte)
-			buf                 int
-		}{
-			{unix.SOCK_STREAM, batch.Echo, 1, echo, batch.MaxBytes},
-			{unix.SOCK_DGRAM, batch.Echo, 1, datagrams, batch.MaxBytes},
-			{unix.SOCK_STREAM, batch.Accept, 1, accepts, 0},
-			{unix.SOCK_STREAM, batch.Sink, sinks, sink, 128 << 10},
-		} {
-			fd, err := listen(family, s.kind, s.port)
-			if err != nil {
+		for set := range batch.Sets {
+			if err := serveSet(family, set*batch.Step, cpu, failed); err != nil {
 				return err
-			}
-			for range s.threads {
-				go func() {
-					if err := pin(cpu); err != nil {
-						failed <- err
-						return
-					}
-					s.loop(fd, make([]byte, s.buf))
-				}()
 			}
 		}
 	}
-	closed := make(chan error)
 	go func() {
 		fmt.Println("ready")
 		_, err := io.Copy(io.Discard, os.Stdin)
-		closed <- err
+		failed <- err
 	}()
-	select {
-	case err := <-failed:
-		return err
-	case err := <-closed:
-		return err
+	return <-failed
+}
+
+// serveSet serves at one set of ports.
+func serveSet(family, above, cpu int, failed chan<- error) error {
+	for _, s := range []struct {
+		kind, port, threads int
+		loop                func(fd int, buf []byte)
+		buf                 int
+	}{
+		{unix.SOCK_STREAM, batch.Echo, 1, echo, batch.MaxBytes},
+		{unix.SOCK_DGRAM, batch.Echo, 1, datagrams, batch.MaxBytes},
+		{unix.SOCK_STREAM, batch.Accept, 1, accepts, 0},
+		{unix.SOCK_STREAM, batch.Sink, sinks, sink, 128 << 10},
+	} {
+		fd, err := listen(family, s.kind, s.port+above)
+		if err != nil {
+			return err
+		}
+		for range s.threads {
+			go func() {
+				if err := pin(cpu); err != nil {
+					failed <- err
+					return
+				}
+				s.loop(fd, make([]byte, s.buf))
+			}()
+		}
 	}
+	return nil
 }
 
 func listen(family, kind, port int) (int, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/sluice-net/sluice/tests/bench/load/batch"
@@ -17,29 +16,33 @@ type Plan struct {
 	Families []Family
 	Services []int // in rising order
 	Rounds   int
+	// Batch is how long each batch takes, after a fifth of that which is not timed.
+	Batch time.Duration
 	// Log tells whoever waits what is being measured.
 	Log func(format string, args ...any)
 }
 
-// A batch takes so long, behind a shorter one that is not timed.
-const (
-	batchFor  = 50 * time.Millisecond
-	batchWarm = 5 * time.Millisecond
-)
+// BatchTime is what is long enough for some 2000 round trips.
+const BatchTime = 50 * time.Millisecond
 
-// Connections of one batch. All ways of a node end at one port of one backend, whose tuples rest for TIME_WAIT: those
-// of all rounds are fewer than half of the 28 232 source ports (the kernel hands out the even ones first).
-const mostConnections = 450
+// freePorts are the source ports that the kernel hands out first: the even half of ip_local_port_range's 28 232.
+// It takes them in turn, for each address and port that is called.
+const freePorts = 14116
+
+// mostConnections bounds those of a batch, because the tuple of each rests in TIME_WAIT for a minute, at the server,
+// which closes first, and a SYN with the same one is more work. No tuple of a way is another's as well: each
+// ends at a server, or a port, of its own. What comes within a minute is all rounds of two numbers of services.
+func mostConnections(rounds int) int { return min(600, freePorts/(2*rounds)) }
 
 // bulkStreams are how many TCP_STREAMS has at once.
 const bulkStreams = 8
 
-// orderOf is a batch of a kind.
-func orderOf(k batch.Kind) batch.Order {
-	o := batch.Order{Kind: k, Warm: batchWarm, For: batchFor, Bytes: 1}
+// order is a batch of a kind.
+func (p Plan) order(k batch.Kind) batch.Order {
+	o := batch.Order{Kind: k, Warm: p.Batch / 5, For: p.Batch, Bytes: 1}
 	switch k {
 	case batch.TCPCRR, batch.TCPConnect:
-		o.Count = mostConnections
+		o.Count = mostConnections(p.Rounds)
 	case batch.TCPStream:
 		o.Bytes = 64 << 10
 	case batch.TCPStreams:
@@ -64,7 +67,7 @@ func Measure(ctx context.Context, s *sheet.Sheet, p Plan, ways ...Way) error {
 		for _, family := range p.Families {
 			for _, kind := range p.Kinds {
 				p.Log("path: %s over %s, services: %d", kind, family, n)
-				if err := interleave(ctx, s, p.Rounds, kind, family, n, ways); err != nil {
+				if err := p.interleave(ctx, s, kind, family, n, ways); err != nil {
 					return err
 				}
 			}
@@ -73,15 +76,16 @@ func Measure(ctx context.Context, s *sheet.Sheet, p Plan, ways ...Way) error {
 	return nil
 }
 
-func interleave(ctx context.Context, s *sheet.Sheet, rounds int, k batch.Kind, f Family, services int, ways []Way) error {
+// interleave measures one kind by all ways, in all rounds.
+func (p Plan) interleave(ctx context.Context, s *sheet.Sheet, k batch.Kind, f Family, services int, ways []Way) error {
 	latencies := make([]batch.Histogram, len(ways))
-	for round := range rounds {
+	for round := range p.Rounds {
 		for _, i := range rotation(round, len(ways)) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			w := ways[i]
-			o := orderOf(k)
+			o := p.order(k)
 			o.To, o.PIDs = netip.AddrPortFrom(w.To(f), k.Port()), w.PIDs()
 			r, err := w.Driver().Do(o)
 			if err != nil {
@@ -105,11 +109,12 @@ func interleave(ctx context.Context, s *sheet.Sheet, rounds int, k batch.Kind, f
 // always follows the same other.
 func rotation(round, ways int) []int {
 	order := make([]int, ways)
-	for i := range order {
-		order[i] = (i + round) % ways
-	}
+	step := 1
 	if round%2 == 1 {
-		slices.Reverse(order)
+		step = ways - 1
+	}
+	for i := range order {
+		order[i] = (round + i*step) % ways
 	}
 	return order
 }

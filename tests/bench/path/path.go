@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-net/sluice/tests/bench/load/batch"
 	"github.com/sluice-net/sluice/tests/bench/part"
+	"github.com/sluice-net/sluice/tests/nstest"
 )
 
 // Name is what the part's cases begin with.
@@ -20,12 +21,9 @@ func Run(ctx context.Context, env part.Env, others ...Maker) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, w := range ways {
-			err = errors.Join(err, w.Close())
-		}
-	}()
-	ours, err := Sluice(ctx, env.Lab, env.Attach, env.CPU)
+	defer func() { err = errors.Join(err, closeAll(ways)) }()
+	// Maps as large as they are by default: their misses in the CPU's caches are part of the cost.
+	ours, err := Sluice(ctx, env.Lab, nstest.Settings{MapScale: 1, Attach: env.Attach}, env.CPU)
 	if err != nil {
 		return err
 	}
@@ -42,6 +40,7 @@ func Run(ctx context.Context, env part.Env, others ...Maker) (err error) {
 			ways = append(ways, w)
 		}
 	}
+	defer Explain(env.Sheet)
 	for _, p := range plans(env) {
 		if err := Measure(ctx, env.Sheet, p, ways...); err != nil {
 			return errors.Join(failed, err)
@@ -52,14 +51,17 @@ func Run(ctx context.Context, env part.Env, others ...Maker) (err error) {
 
 // plans are the part's matrix.
 func plans(env part.Env) []Plan {
-	kinds := []batch.Kind{batch.TCPRR, batch.UDPRR, batch.TCPCRR, batch.TCPConnect, batch.TCPStream, batch.TCPStreams}
+	kinds := Kinds()
 	var list []Plan
 	sizes := []int{1, 100, 10_000}
 	if env.Quick {
 		sizes = []int{1, 1000}
 	}
 	for _, n := range sizes {
-		plan := Plan{Kinds: kinds, Families: []Family{IPv4, IPv6}, Services: []int{n}, Rounds: env.Rounds, Log: env.Log}
+		plan := Plan{
+			Kinds: kinds, Families: []Family{IPv4, IPv6}, Services: []int{n},
+			Rounds: env.Rounds, Batch: BatchTime, Log: env.Log,
+		}
 		if env.Quick {
 			plan.Families = []Family{IPv4}
 			six := plan
@@ -70,4 +72,9 @@ func plans(env part.Env) []Plan {
 		list = append(list, plan)
 	}
 	return list
+}
+
+// Kinds are all that the part measures.
+func Kinds() []batch.Kind {
+	return []batch.Kind{batch.TCPRR, batch.UDPRR, batch.TCPCRR, batch.TCPConnect, batch.TCPStream, batch.TCPStreams}
 }

@@ -2,6 +2,7 @@ package path
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os/exec"
 	"sync"
@@ -33,9 +34,22 @@ func (f *fixed) To(family Family) netip.Addr               { return family.Of(f.
 func (f *fixed) PIDs() []int                               { return f.pids }
 func (f *fixed) Close() error                              { return f.close() }
 
-// Routed makes direct, direct_again and loopback, which share a server in namespaces that the Close of any of them
-// removes.
+// Routed makes direct, direct_again and loopback. The two direct ones are equal and have nothing in common: where things
+// happen to lie in memory is a part of the noise.
 func Routed(lab *nstest.Lab, cpu int) (ways []Way, err error) {
+	for _, name := range []string{Direct, Direct + sheet.Again} {
+		made, e := routed(lab, cpu, name)
+		if e != nil {
+			return nil, errors.Join(e, closeAll(ways))
+		}
+		ways = append(ways, made...)
+	}
+	return ways, nil
+}
+
+// routed makes a way between two containers with a router between them, and for direct the loopback of its
+// server's.
+func routed(lab *nstest.Lab, cpu int, name string) (ways []Way, err error) {
 	pair, err := lab.Direct()
 	if err != nil {
 		return nil, err
@@ -44,7 +58,11 @@ func Routed(lab *nstest.Lab, cpu int) (ways []Way, err error) {
 		return func(cmd *exec.Cmd) (*nstest.Talk, error) { return pair.Talk(place, cmd) }
 	}
 	end := sync.OnceValue(pair.Close)
-	defer func() { err = closed(err, end) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, end())
+		}
+	}()
 	server, err := StartServer(lab, cpu, at(nstest.AtServer))
 	if err != nil {
 		return nil, err
@@ -53,16 +71,24 @@ func Routed(lab *nstest.Lab, cpu int) (ways []Way, err error) {
 	if err != nil {
 		return nil, err
 	}
+	none := func(context.Context, int) error { return nil }
+	pids := []int{server}
+	ways = []Way{&fixed{name, across, pair.ServerV4, pair.ServerV6, pids, none, end}}
+	if name != Direct {
+		return ways, nil
+	}
 	within, err := StartDriver(lab, cpu, at(nstest.AtServer))
 	if err != nil {
 		return nil, err
 	}
-	none := func(context.Context, int) error { return nil }
-	pids := []int{server}
-	direct := fixed{Direct, across, pair.ServerV4, pair.ServerV6, pids, none, end}
-	again := direct
-	again.name += sheet.Again
-	return []Way{&direct, &again, &fixed{
-		Loopback, within, netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), pids, none, end,
-	}}, nil
+	v4, v6 := netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()
+	return append(ways, &fixed{Loopback, within, v4, v6, pids, none, end}), nil
+}
+
+func closeAll(ways []Way) error {
+	var errs []error
+	for _, w := range ways {
+		errs = append(errs, w.Close())
+	}
+	return errors.Join(errs...)
 }

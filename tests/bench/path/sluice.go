@@ -21,18 +21,33 @@ const (
 	VIPTC     = "vip_tc"     // to a service, translated packet by packet: no socket hook sees the client
 )
 
-// The service that is measured.
-var vip4, vip6 = netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::10")
+// stall is a service that is measured. Each way has its own, which leads to a set of ports of the server's own.
+type stall struct {
+	name   string
+	v4, v6 netip.Addr
+	set    int
+}
 
-// Sluice makes container, vip_socket and vip_tc, which share a node that the Close of any of them removes. Its
-// maps are as large as they are by default: their misses in the CPU's caches are part of the cost.
-func Sluice(ctx context.Context, lab *nstest.Lab, attach string, cpu int) (ways []Way, err error) {
-	node, err := lab.New(ctx, nstest.Settings{MapScale: 1, Attach: attach})
+func stalls() [2]stall {
+	vip := netip.MustParseAddr
+	return [2]stall{
+		{"by-socket", vip("10.96.0.10"), vip("fd00:10:96::10"), 1},
+		{"by-tc", vip("10.96.0.11"), vip("fd00:10:96::11"), 2},
+	}
+}
+
+// Sluice makes container, vip_socket and vip_tc, which share a node that the Close of any of them removes.
+func Sluice(ctx context.Context, lab *nstest.Lab, settings nstest.Settings, cpu int) (ways []Way, err error) {
+	node, err := lab.New(ctx, settings)
 	if err != nil {
 		return nil, err
 	}
 	end := sync.OnceValue(node.Close)
-	defer func() { err = closed(err, end) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, end())
+		}
+	}()
 	client, err := node.AddContainer(ctx, nstest.Spec{Name: "client", Empty: true})
 	if err != nil {
 		return nil, err
@@ -59,20 +74,12 @@ func Sluice(ctx context.Context, lab *nstest.Lab, attach string, cpu int) (ways 
 	if err := m.grow(ctx, 1); err != nil {
 		return nil, err
 	}
-	pids := []int{pid}
+	pids, stalls := []int{pid}, stalls()
 	return []Way{
 		&fixed{Container, inside, server.V4, server.V6, pids, m.grow, end},
-		&fixed{VIPSocket, inside, vip4, vip6, pids, m.grow, end},
-		&fixed{VIPTC, outside, vip4, vip6, pids, m.grow, end},
+		&fixed{VIPSocket, inside, stalls[0].v4, stalls[0].v6, pids, m.grow, end},
+		&fixed{VIPTC, outside, stalls[1].v4, stalls[1].v6, pids, m.grow, end},
 	}, nil
-}
-
-// closed ends what was made for ways when that failed.
-func closed(err error, end func() error) error {
-	if err != nil {
-		err = errors.Join(err, end())
-	}
-	return err
 }
 
 // market is a node's services.
@@ -81,7 +88,7 @@ type market struct {
 	stood int
 }
 
-// Backends are how many each service has but the one that is measured, which has one.
+// Backends are how many each service has but those that are measured, which have one.
 const Backends = 4
 
 // So many services are applied at once, by so many at a time.
@@ -90,11 +97,14 @@ const (
 	appliers = 8
 )
 
-// grow applies services until there are n, and waits until they are in the maps.
+// grow applies services until there are n, and waits until they are in the maps. The two that are measured, of
+// which a way sees one, count as one.
 func (m *market) grow(ctx context.Context, n int) error {
 	if m.stood == 0 && n > 0 {
-		if err := m.apply(ctx, measured()); err != nil {
-			return err
+		for _, s := range stalls() {
+			if err := m.apply(ctx, s.document()); err != nil {
+				return fmt.Errorf("apply service %s: %w", s.name, err)
+			}
 		}
 		m.stood = 1
 	}
@@ -127,23 +137,23 @@ func (m *market) apply(ctx context.Context, documents string) error {
 	return nil
 }
 
-// measured is the service whose VIPs are called.
-func measured() string {
+func (s stall) document() string {
+	to := func(port int) int { return port + s.set*batch.Step }
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Service
-metadata: {name: measured}
+metadata: {name: %s}
 spec:
   clusterIPs: [%s, "%s"]
-  clusterIP: %[1]s
+  clusterIP: %[2]s
   ipFamilyPolicy: RequireDualStack
   selector: {app: measured}
   ports:
-  - {name: echo, port: %[3]d, protocol: TCP}
-  - {name: echo-udp, port: %[3]d, protocol: UDP}
-  - {name: accept, port: %[4]d, protocol: TCP}
-  - {name: sink, port: %[5]d, protocol: TCP}
-`, vip4, vip6, batch.Echo, batch.Accept, batch.Sink)
+  - {name: echo, port: %[4]d, targetPort: %[5]d, protocol: TCP}
+  - {name: echo-udp, port: %[4]d, targetPort: %[5]d, protocol: UDP}
+  - {name: accept, port: %[6]d, targetPort: %[7]d, protocol: TCP}
+  - {name: sink, port: %[8]d, targetPort: %[9]d, protocol: TCP}
+`, s.name, s.v4, s.v6, batch.Echo, to(batch.Echo), batch.Accept, to(batch.Accept), batch.Sink, to(batch.Sink))
 }
 
 // other is one of the services that nobody calls, with both families as the measured one. Its backends are on no

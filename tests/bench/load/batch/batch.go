@@ -24,12 +24,19 @@ const (
 // Stream tells whether a kind moves bulk data: its operation is a KiB that has arrived.
 func (k Kind) Stream() bool { return k == TCPStream || k == TCPStreams }
 
-// The ports that a load server listens on, for IPv4 and for IPv6. A way that translates an address leads the
-// same ports of it there.
+// The ports that a load server listens on, for IPv4 and for IPv6, and that are called.
 const (
 	Echo   = 7000 // TCP and UDP: requests and answers
 	Accept = 7001 // TCP: connections that are closed as soon as they are accepted
 	Sink   = 7002 // TCP: bulk data
+)
+
+// A load server listens on so many sets of ports, each so far above the one before. A way that translates
+// ports may end at a set of its own, so that no tuple of its connections is one of another way's that rests in
+// TIME_WAIT.
+const (
+	Sets = 3
+	Step = 10
 )
 
 // Port is where a kind calls.

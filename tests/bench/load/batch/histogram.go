@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// A bucket's width is at most 1/128 of its values, so that its middle is within 0.4 % of each of them.
+// A bucket's width is at most 1/512 of its values, so that its middle is within 0.1 % of each of them.
 const (
-	precision = 7
+	precision = 9
 	perOctave = 1 << precision
 	buckets   = (64 - precision + 1) * perOctave
 )
 
-// Histogram counts durations by how long they are, with a relative error of at most 1/256. Adding one
+// Histogram counts durations by how long they are, with a relative error of at most 1/1024. Adding one
 // allocates nothing. The zero value is empty.
 type Histogram struct {
 	n      int
@@ -27,7 +27,7 @@ func (h *Histogram) Add(d time.Duration) {
 	h.counts[bucket(uint64(max(0, d)))]++
 }
 
-// bucket is the place of a value: below 128 its own, above by its octave and the 7 bits behind the first.
+// bucket is the place of a value: below 1024 its own, above by its octave and the 9 bits behind the first.
 func bucket(v uint64) int {
 	shift := max(0, bits.Len64(v)-precision-1)
 	return shift<<precision + int(v>>shift)

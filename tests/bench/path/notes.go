@@ -1,0 +1,103 @@
+package path
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sluice-net/sluice/tests/bench/load/batch"
+	"github.com/sluice-net/sluice/tests/bench/sheet"
+)
+
+// figure is what aims are about.
+const figure = "p50-ns"
+
+// aim is what the figure of a way should be at most, as a multiple of the same figure of another.
+type aim struct {
+	way, base string
+	kind      batch.Kind
+	most      float64
+	services  string // with so many; "": with each number of them
+}
+
+func aims() []aim {
+	return []aim{
+		{Container, Direct, batch.TCPRR, 0.93, ""},
+		{Container, Direct, batch.TCPCRR, 0.93, ""},
+		{VIPSocket, Direct, batch.TCPRR, 0.93, ""},
+		{VIPSocket, Direct, batch.TCPCRR, 0.93, ""},
+		{VIPTC, Direct, batch.TCPRR, 0.92, ""},
+		{VIPTC, Direct, batch.TCPCRR, 0.96, ""},
+		{VIPSocket, "kube_proxy_iptables", batch.TCPCRR, 0.47, "10000"},
+		{VIPTC, "kube_proxy_iptables", batch.TCPCRR, 0.47, "10000"},
+	}
+}
+
+// Explain enters notes about what was measured: how, which aims are missed and where the time goes, and how much of
+// its CPU it had.
+func Explain(s *sheet.Sheet) {
+	s.Note(Name, "In every round each way has its turn, in another order: %s of each kind, after a fifth of that which is "+
+		"not timed. Requests and answers have one byte, writes to streams 64 KiB, TCP_STREAMS are %d. The server closes "+
+		"connections first. Services have %d backends of each IP version, those that are called have one.",
+		BatchTime, bulkStreams, Backends)
+	cases := s.Cases(Name)
+	for _, a := range aims() {
+		if text := missed(s, cases, a); text != "" {
+			s.Note(Name, "%s", text)
+		}
+	}
+	var shares []float64
+	for _, c := range cases {
+		if c.Get("way") == Direct && c.Get("kind") == string(batch.TCPRR) {
+			shares = append(shares, s.Median(c, "cpu-ns/op").Center/s.Median(c, "ns/op").Center)
+		}
+	}
+	if len(shares) > 0 && slices.Min(shares) < 0.9 {
+		s.Note(Name, "The CPU was not theirs alone: client and server, which always have something to do, had it for %.0f %% of "+
+			"the time in TCP_RR by %s. What else ran there is in the mean and in the tail of all latencies; or the "+
+			"kernel accounts for softirqs apart, which are then missing in cpu-ns/op.", 100*slices.Min(shares), Direct)
+	}
+}
+
+// missed says where an aim is missed and what of it is known; "": nowhere, or it was not measured.
+func missed(s *sheet.Sheet, cases []sheet.Case, a aim) string {
+	var where []string
+	var worst sheet.Case
+	var most float64
+	for _, c := range cases {
+		if c.Get("way") != a.way || c.Get("kind") != string(a.kind) || a.services != "" && c.Get("services") != a.services {
+			continue
+		}
+		if e := s.Ratio(c, c.With("way", a.base), figure); e.Center > a.most {
+			where = append(where, fmt.Sprintf("%s over %s with services=%s", e, c.Get("family"), c.Get("services")))
+			if e.Center > most {
+				worst, most = c, e.Center
+			}
+		}
+	}
+	if len(where) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Aim missed: %s at most %.2f x %s in %s (%s), but %s. In the worst of them: %s", a.way, a.most, a.base,
+		a.kind, figure, strings.Join(where, "; "), spent(s, worst))
+}
+
+// spent says where the time of a case goes, as far as other cases tell.
+func spent(s *sheet.Sheet, c sheet.Case) string {
+	micros := func(kind batch.Kind, way string) float64 {
+		return s.Median(c.With("kind", string(kind)).With("way", way), figure).Center / 1e3
+	}
+	kind, way := batch.Kind(c.Get("kind")), c.Get("way")
+	direct, floor := micros(kind, Direct), micros(kind, Loopback)
+	text := fmt.Sprintf("%.1f us, by %s %.1f, by %s %.1f, which is the part of sockets, system calls and the change from one "+
+		"process to the other.", micros(kind, way), Direct, direct, Loopback, floor)
+	if direct > floor {
+		text += fmt.Sprintf(" The path itself takes %.2f of what it takes by %s.", (micros(kind, way)-floor)/(direct-floor), Direct)
+	}
+	if kind == batch.TCPCRR {
+		text += fmt.Sprintf(" Beside %s: %+.1f us for request, answer and all, %+.1f for a connection with nothing sent, %+.1f for a "+
+			"round trip on one that stays.", Direct, micros(kind, way)-direct,
+			micros(batch.TCPConnect, way)-micros(batch.TCPConnect, Direct), micros(batch.TCPRR, way)-micros(batch.TCPRR, Direct))
+	}
+	return text
+}
