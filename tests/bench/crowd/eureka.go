@@ -27,7 +27,7 @@ type Eureka struct {
 	file string // of tokens
 }
 
-// NewEureka makes a node whose agent lets the bench write what it likes, as often as it likes. Both are to be closed.
+// NewEureka makes a node whose agent lets the bench write what it likes, as often as it likes: it has a token. Both are to be closed.
 func NewEureka(ctx context.Context, lab *nstest.Lab) (node *nstest.Node, e *Eureka, err error) {
 	file, err := os.CreateTemp("", "sluice-bench-tokens-")
 	if err != nil {
@@ -37,7 +37,7 @@ func NewEureka(ctx context.Context, lab *nstest.Lab) (node *nstest.Node, e *Eure
 	_, err = fmt.Fprintf(file, "bench %s\n", eurekaToken)
 	if err = errors.Join(err, file.Close()); err == nil {
 		node, err = lab.New(ctx, nstest.Settings{
-			MapScale: 1, More: fmt.Sprintf("access: {tokens: %s}\neureka: {rate: 1000000}", e.file),
+			MapScale: 1, More: fmt.Sprintf("access: {tokens: %s}", e.file),
 		})
 	}
 	if err != nil {

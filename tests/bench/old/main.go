@@ -1,7 +1,6 @@
 // Command bench measures a node's dataplane on this machine: nanoseconds a packet through from_pod,
-// what verdicts cost with
-// few policies and with many, flows and changes with few services and with many, how soon the kernel
-// knows what the registry is told, what many instances cost, and what DNS answers do.
+// what verdicts cost with few policies and with many, flows and changes with few services and with many, and
+// what many instances cost.
 //
 // All that is compared is measured in one run, interleaved, client and server on one CPU: absolute
 // times of two runs differ by more than what there is to see. It needs root, and a quiet machine.
@@ -24,7 +23,7 @@ import (
 func main() {
 	etcdtest.Main()
 	rounds := flag.Int("rounds", 15, "times that each figure is measured")
-	only := flag.String("only", "", "packets, wires, applies, policies, services, dns, registry or\nregistry/node, /cluster, /scale or /eureka: measure nothing else")
+	only := flag.String("only", "", "packets, policies, services or registry: measure nothing else")
 	attach := flag.String("attach", "auto", "how the agent attaches programs: auto, tcx or clsact")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -61,15 +60,9 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		run  func() error
 	}{
 		{"packets", func() error { return packets(node, client, rounds) }},
-		{"wires", func() error { return wires(ctx, node, rounds) }},
-		{"applies", func() error { return applies(ctx, node, rounds) }},
 		{"policies", func() error { return policies(rounds) }},
 		{"services", func() error { return services(rounds) }},
-		{"registry/node", func() error { return nodeSpread(ctx, lab, rounds) }},
-		{"registry/cluster", func() error { return clusterSpread(ctx, lab, rounds) }},
 		{"registry/scale", func() error { return scale(ctx, lab) }},
-		{"registry/eureka", func() error { return eurekaServer(ctx, lab, rounds) }},
-		{"dns", func() error { return names(ctx, rounds) }},
 	} {
 		if only == "" || only == part.name || strings.HasPrefix(part.name, only+"/") {
 			if err := part.run(); err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -14,56 +13,10 @@ import (
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/api"
-	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
 	"github.com/sluice-net/sluice/tests/nstest"
 )
 
-const (
-	fewRegistered  = 10 // services
-	manyRegistered = 10_000
-	writers        = 128 // at a time, where it is not one write that is timed
-
-	// What Eureka's documentation adds up for the worst case with its defaults.
-	eurekaFound   = "95 s"
-	eurekaRemoved = "335 s"
-)
-
-// nodeSpread measures how soon the kernel of a node that keeps its registry itself knows of a write.
-func nodeSpread(ctx context.Context, lab *nstest.Lab, rounds int) (err error) {
-	node, err := lab.New(ctx, nstest.Settings{MapScale: 1})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, node.Close()) }()
-	s := &spread{nodes: []*nstest.Node{node}, etcd: []string{"unix://" + node.EtcdSocket()}}
-	return s.table(ctx, "one node, embedded store", rounds)
-}
-
-// clusterSpread is nodeSpread of two nodes that share a cluster of three members of etcd.
-func clusterSpread(ctx context.Context, lab *nstest.Lab, rounds int) (err error) {
-	dir, err := os.MkdirTemp("", "sle")
-	if err != nil {
-		return err
-	}
-	c, err := etcdtest.StartDurable(dir, 3)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	s := &spread{etcd: c.Endpoints()}
-	for i := range 2 {
-		node, err := lab.New(ctx, nstest.Settings{
-			MapScale: 1, Node: fmt.Sprintf("n%d", i+1), Address: fmt.Sprintf("192.0.2.%d", i+1), Etcd: c.Endpoints(),
-			Containers: []string{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)},
-		})
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, node.Close()) }()
-		s.nodes = append(s.nodes, node)
-	}
-	return s.table(ctx, "two nodes, cluster of three members", rounds)
-}
+const writers = 128 // at a time, where it is not one write that is timed
 
 // instanceOf is the j-th instance of the i-th service, somewhere that nobody can reach.
 func instanceOf(i, j int) registry.Instance {
@@ -120,3 +73,5 @@ func registerOne(ctx context.Context, client *api.Client, i registry.Instance) e
 	}
 	return err
 }
+
+func millis(d time.Duration) float64 { return d.Seconds() * 1e3 }

@@ -29,7 +29,10 @@ func (l *Latencies) Round(c sheet.Case, round int, took []time.Duration, more ..
 		return
 	}
 	slices.Sort(took)
-	values := []sheet.Value{{Unit: "p50-ns", Value: Quantile(took, 0.5)}, {Unit: "p99-ns", Value: Quantile(took, 0.99)}}
+	values := []sheet.Value{
+		{Unit: "p50-ns", Value: Quantile(took, 0.5)}, {Unit: "p90-ns", Value: Quantile(took, 0.9)},
+		{Unit: "p99-ns", Value: Quantile(took, 0.99)},
+	}
 	l.sheet.Add(c, round, len(took), append(values, more...)...)
 	l.mu.Lock()
 	defer l.mu.Unlock()

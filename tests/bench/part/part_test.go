@@ -2,9 +2,10 @@ package part
 
 import (
 	"os"
-	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-net/sluice/tests/bench/sheet"
 )
@@ -54,20 +55,29 @@ func TestLatencies(t *testing.T) {
 }
 
 func TestUsageOf(t *testing.T) {
-	u, err := UsageOf(os.Getpid())
-	if err != nil || u.Resident <= 0 || u.Peak < u.Resident || u.Files <= 0 {
-		t.Errorf("this test uses %+v: %v", u, err)
+	before, err := UsageOf(os.Getpid())
+	if err != nil || before.Resident <= 0 || before.Peak < before.Resident || before.Files <= 0 {
+		t.Errorf("this test uses %+v: %v", before, err)
 	}
-	stat := "7 (a ) name) S 1 1 1 0 -1 4194560 1 0 0 0 12 34 0 0 20 0 1 0 1"
-	if u, err = parseUsage(stat, "VmHWM:\t  30 kB\nVmRSS:\t 20 kB\nRssFile:\t 10 kB\n"); err != nil {
+	var own unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &own); err != nil {
 		t.Fatal(err)
 	}
-	if want := (Usage{CPU: 460 * time.Millisecond, Resident: 20480, Files: 10240, Peak: 30720}); u != want {
-		t.Errorf("parsed %+v, want %+v", u, want)
+	after, err := UsageOf(os.Getpid())
+	if at := time.Duration(own.Nano()); err != nil || before.CPU <= 0 || before.CPU > at || at > after.CPU {
+		t.Errorf("CPU time %v, then by this process's clock %v, then %v: %v", before.CPU, at, after.CPU, err)
 	}
-	for _, bad := range []string{"", "7 (name) S 1", strings.Replace(stat, "12", "twelve", 1)} {
-		if _, err := parseUsage(bad, ""); err == nil {
-			t.Errorf("%q was parsed", bad)
-		}
+	if _, err := UsageOf(1 << 30); err == nil {
+		t.Error("a process that is not there takes something")
+	}
+}
+
+func TestParseStatus(t *testing.T) {
+	u, err := parseStatus("Name:\ta\nVmHWM:\t  30 kB\nVmRSS:\t 20 kB\nRssFile:\t 10 kB\n")
+	if want := (Usage{Resident: 20480, Files: 10240, Peak: 30720}); u != want || err != nil {
+		t.Errorf("parsed %+v, want %+v: %v", u, want, err)
+	}
+	if _, err := parseStatus("VmRSS: much\n"); err == nil {
+		t.Error("what is no number was parsed")
 	}
 }

@@ -6,43 +6,40 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Usage is what a process takes: CPU time so far, and memory in bytes.
 type Usage struct {
-	CPU      time.Duration // in user and kernel mode; counted in ticks of 10 ms
+	CPU      time.Duration // in user and kernel mode
 	Resident float64
 	Files    float64 // of Resident: files that are mapped, such as the program
 	Peak     float64 // the most that Resident ever was
 }
 
-// UsageOf reads /proc (proc_pid_stat(5), proc_pid_status(5)).
+// UsageOf asks the kernel: /proc counts CPU time in ticks of 10 ms, the process's own clock in nanoseconds
+// (proc_pid_status(5), clock_getcpuclockid(3)).
 func UsageOf(pid int) (u Usage, err error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return u, err
-	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return u, err
+	if err == nil {
+		u, err = parseStatus(string(status))
 	}
-	return parseUsage(string(stat), string(status))
+	if err != nil {
+		return u, fmt.Errorf("read usage of process %d: %w", pid, err)
+	}
+	var t unix.Timespec
+	if err := unix.ClockGettime(clockOf(pid), &t); err != nil {
+		return u, fmt.Errorf("read CPU time of process %d: %w", pid, err)
+	}
+	u.CPU = time.Duration(t.Nano())
+	return u, nil
 }
 
-const tick = 10 * time.Millisecond // of /proc's clock: 1/USER_HZ
+// clockOf is the clock of a process: its number inverted, shifted by three bits, and CPUCLOCK_SCHED (include/linux/posix-timers_types.h).
+func clockOf(pid int) int32 { return int32(^pid<<3 | 2) }
 
-func parseUsage(stat, status string) (u Usage, err error) {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 13 {
-		return u, fmt.Errorf("read /proc: %q", stat)
-	}
-	for _, f := range fields[11:13] { // utime and stime
-		ticks, err := strconv.Atoi(f)
-		if err != nil {
-			return u, fmt.Errorf("read /proc: %w", err)
-		}
-		u.CPU += time.Duration(ticks) * tick
-	}
+func parseStatus(status string) (u Usage, err error) {
 	into := map[string]*float64{"VmRSS": &u.Resident, "RssFile": &u.Files, "VmHWM": &u.Peak}
 	for line := range strings.Lines(status) {
 		key, text, _ := strings.Cut(line, ":")
@@ -50,7 +47,7 @@ func parseUsage(stat, status string) (u Usage, err error) {
 			number, _, _ := strings.Cut(strings.TrimSpace(text), " ")
 			kib, err := strconv.ParseFloat(number, 64)
 			if err != nil {
-				return u, fmt.Errorf("read /proc: %w", err)
+				return u, err
 			}
 			*value = kib * 1024
 		}

@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -7,9 +7,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
-	"slices"
-	"text/tabwriter"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	mdns "github.com/miekg/dns"
@@ -17,32 +16,30 @@ import (
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/dns"
+	"github.com/sluice-net/sluice/tests/bench/sheet"
 )
 
 const (
 	dnsServices = 10_000
 	dnsWindow   = 32 // queries under way at a time, where throughput is measured
-	dnsQueries  = 40_000
-	dnsRandom   = 1_000_000
+	dnsPatience = 10 * time.Second
 )
 
-// dnsNames are what is asked: a name of each kind, chosen anew for each query.
-func dnsNames() []struct {
-	what  string
+// question is a kind of query; its name is chosen anew for each.
+type question struct {
+	kind  string
 	name  func() string
 	qtype uint16
-} {
-	some := func() int { return rand.IntN(dnsServices) }
-	return []struct {
-		what  string
-		name  func() string
-		qtype uint16
-	}{
-		{"VIP, A", func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", some()/2*2) }, mdns.TypeA},
-		{"NXDOMAIN", func() string { return fmt.Sprintf("no%d.bench.svc.cluster.local.", rand.Int()) }, mdns.TypeA},
-		{"NODATA", func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", some()/2*2) }, mdns.TypeAAAA},
-		{"10 instances, A", func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", some()/2*2+1) }, mdns.TypeA},
-		{"SRV and glue", func() string { return fmt.Sprintf("_http._tcp.s%d.bench.svc.cluster.local.", some()/2*2) }, mdns.TypeSRV},
+}
+
+func questions() []question {
+	even := func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", rand.IntN(dnsServices)/2*2) }
+	return []question{
+		{"VIP", even, mdns.TypeA},
+		{"no_such_name", func() string { return fmt.Sprintf("no%d.bench.svc.cluster.local.", rand.Int()) }, mdns.TypeA},
+		{"no_such_type", even, mdns.TypeAAAA},
+		{"10_instances", func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", rand.IntN(dnsServices)/2*2+1) }, mdns.TypeA},
+		{"SRV", func() string { return "_http._tcp." + even() }, mdns.TypeSRV},
 	}
 }
 
@@ -78,23 +75,22 @@ type dnsSource chan registry.Batch
 
 func (s dnsSource) Watch(context.Context) <-chan registry.Batch { return s }
 
-// names measures what DNS answers cost: latency with one query under way, queries for each second of CPU time with
-// many, the client's share included, and what a million random names leave behind.
-func names(ctx context.Context, rounds int) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
+// names measures what DNS answers cost: latency with one query under way, CPU time with many, the client's share
+// included, and what random names leave behind.
+func (b *bench) names(ctx context.Context) (err error) {
 	other, closeOther, err := deniesAll()
 	if err != nil {
-		cancel()
 		return err
 	}
 	defer closeOther()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	source := make(dnsSource, 1)
 	any := netip.MustParseAddrPort("127.0.0.1:0")
 	server, err := dns.New(dns.Options{
 		Source: source, Domain: "cluster.local", TTL: 5, Listen: []dns.Listener{{Addr: any}}, Upstreams: []string{other}, Cache: 4096,
 	})
 	if err != nil {
-		cancel()
 		return err
 	}
 	done := make(chan error, 1)
@@ -104,54 +100,60 @@ func names(ctx context.Context, rounds int) (err error) {
 		close(source)
 		err = errors.Join(err, <-done)
 	}()
+	contents := dnsContents()
 	start := time.Now()
-	source <- dnsContents()
+	source <- contents
 	var at netip.AddrPort
 	for ok := false; !ok || server.Revision() == 0; time.Sleep(time.Millisecond) {
-		at, ok = server.Bound(any)
-	}
-	loaded := time.Since(start)
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "DNS, %d services, loaded in %v\tp50 us\tp99 us\tqueries a second of CPU time\t\n", dnsServices, loaded.Round(time.Millisecond))
-	for _, kind := range dnsNames() {
-		took, err := dnsLatency(at, rounds*400, kind.name, kind.qtype)
-		if err != nil {
-			return err
+		if at, ok = server.Bound(any); ctx.Err() != nil {
+			return ctx.Err()
 		}
-		rate, err := dnsRate(at, dnsQueries, kind.name, kind.qtype)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t\n", kind.what, dnsQuantile(took, 0.5), dnsQuantile(took, 0.99), rate)
 	}
-	fmt.Fprintln(w)
-	if err := w.Flush(); err != nil {
+	b.Sheet.Add(of("step", "DNS_loaded", "services", dnsServices), 0, 1, sheet.Value{Unit: "load-s", Value: time.Since(start).Seconds()})
+	for round := -1; round < b.Rounds; round++ {
+		for _, q := range questions() {
+			if err := b.ask(ctx, at, round, q); err != nil {
+				return fmt.Errorf("%s: %w", q.kind, err)
+			}
+		}
+	}
+	return b.dnsMemory(ctx, at)
+}
+
+// ask is one round of a question. The latency is that of a client that waits for each answer.
+func (b *bench) ask(ctx context.Context, at netip.AddrPort, round int, q question) error {
+	took, err := dnsLatency(ctx, at, b.times(1000, 500), q)
+	if err != nil {
 		return err
 	}
-	return dnsMemory(at)
+	cpu, err := dnsCost(ctx, at, b.times(4000, 2000), q)
+	if err == nil && round >= 0 {
+		b.took.Round(of("step", "DNS", "kind", q.kind, "services", dnsServices), round, took,
+			sheet.Value{Unit: "cpu-ns/op", Value: float64(cpu)})
+	}
+	return err
 }
 
-func dnsQuantile(sorted []time.Duration, q float64) float64 {
-	return float64(sorted[int(float64(len(sorted)-1)*q)].Nanoseconds()) / 1000
+func (q question) pack() ([]byte, error) {
+	m := new(mdns.Msg)
+	m.SetQuestion(q.name(), q.qtype)
+	return m.Pack()
 }
 
-// dnsLatency asks one query after the other, and returns how long each took, sorted.
-func dnsLatency(at netip.AddrPort, n int, name func() string, qtype uint16) ([]time.Duration, error) {
+// dnsLatency asks one query after the other, and returns how long each took.
+func dnsLatency(ctx context.Context, at netip.AddrPort, n int, q question) (took []time.Duration, err error) {
 	c, err := net.Dial("udp", at.String())
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	buf := make([]byte, 4096)
-	var took []time.Duration
 	for range n {
-		m := new(mdns.Msg)
-		m.SetQuestion(name(), qtype)
-		data, err := m.Pack()
-		if err != nil {
-			return nil, err
+		data, err := q.pack()
+		if err == nil {
+			err = errors.Join(ctx.Err(), c.SetDeadline(time.Now().Add(dnsPatience)))
 		}
-		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		start := time.Now()
@@ -163,17 +165,14 @@ func dnsLatency(at netip.AddrPort, n int, name func() string, qtype uint16) ([]t
 		}
 		took = append(took, time.Since(start))
 	}
-	slices.Sort(took)
 	return took, nil
 }
 
-// dnsRate keeps some queries under way, and returns how many were answered for each second of this process' CPU time.
-func dnsRate(at netip.AddrPort, n int, name func() string, qtype uint16) (float64, error) {
+// dnsCost keeps some queries under way, and returns this process' CPU time for each.
+func dnsCost(ctx context.Context, at netip.AddrPort, n int, q question) (time.Duration, error) {
 	var queries [][]byte
 	for range n {
-		m := new(mdns.Msg)
-		m.SetQuestion(name(), qtype)
-		data, err := m.Pack()
+		data, err := q.pack()
 		if err != nil {
 			return 0, err
 		}
@@ -195,7 +194,7 @@ func dnsRate(at netip.AddrPort, n int, name func() string, qtype uint16) (float6
 				return 0, err
 			}
 		}
-		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := errors.Join(ctx.Err(), c.SetReadDeadline(time.Now().Add(dnsPatience))); err != nil {
 			return 0, err
 		}
 		if _, err := c.Read(buf); err != nil {
@@ -203,34 +202,45 @@ func dnsRate(at netip.AddrPort, n int, name func() string, qtype uint16) (float6
 		}
 	}
 	after, err := cpuTime()
-	return float64(n) / (after - before).Seconds(), err
+	return (after - before) / time.Duration(n), err
 }
 
 // cpuTime is what this process has used, in user and kernel mode.
 func cpuTime() (time.Duration, error) {
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t); err != nil {
 		return 0, err
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+	return time.Duration(t.Nano()), nil
 }
 
 // dnsMemory asks for random names, half of the domain and half of elsewhere, and tells what of that stays.
-func dnsMemory(at netip.AddrPort) error {
-	before := heap()
-	name := func() string {
+func (b *bench) dnsMemory(ctx context.Context, at netip.AddrPort) error {
+	random := question{qtype: mdns.TypeA, name: func() string {
 		if rand.IntN(2) == 0 {
 			return fmt.Sprintf("x%d.bench.svc.cluster.local.", rand.Int())
 		}
 		return fmt.Sprintf("x%d.example.org.", rand.Int())
-	}
-	for range 20 {
-		if _, err := dnsRate(at, dnsRandom/20, name, mdns.TypeA); err != nil {
+	}}
+	before := heap()
+	const batch = 10_000
+	batches := b.times(25, 4)
+	for range batches {
+		if _, err := dnsCost(ctx, at, batch, random); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("DNS: heap %.1f MB, after %d random names %.1f MB\n\n", before, dnsRandom, heap())
+	c := of("step", "DNS_random_names", "names", batches*batch)
+	b.Sheet.Add(c, 0, batches*batch, sheet.Value{Unit: "heap-B", Value: before}, sheet.Value{Unit: "after-heap-B", Value: heap()})
 	return nil
+}
+
+// heap is what this process's Go objects take.
+func heap() float64 {
+	debug.FreeOSMemory()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
 }
 
 // deniesAll is a server for which no name exists.

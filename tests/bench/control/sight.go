@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -52,7 +52,7 @@ type seen struct {
 	err error
 }
 
-// watch looks until the frontend has so many slots.
+// watch looks until the frontend has so many slots, or ctx ends.
 func (s *sight) watch(ctx context.Context, vip netip.AddrPort, want int) <-chan seen {
 	out := make(chan seen, 1)
 	go func() {

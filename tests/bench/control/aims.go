@@ -1,0 +1,73 @@
+package control
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/sluice-net/sluice/tests/bench/sheet"
+)
+
+// aim is what a figure is to be, in the median of the rounds.
+type aim struct {
+	what  string
+	where map[string]string // keys and values of the cases that it is for
+	unit  string
+	limit float64 // at most
+}
+
+// aims are what the part judges by.
+func aims() []aim {
+	beyond := func(ways int) float64 { return float64(time.Duration(ways)*healthInterval + 50*time.Millisecond) }
+	return []aim{
+		{"from stored to the entry on the same node", map[string]string{"from": "stored", "node": sameNode}, "p99-ns", 5e6},
+		{"from stored to the entry on a node of a cluster", map[string]string{"from": "stored", "node": sameOfCluster}, "p99-ns", 15e6},
+		{"from stored to the entry on a second node", map[string]string{"from": "stored", "node": secondNode}, "p99-ns", 15e6},
+		{"a DNS answer", map[string]string{"step": "DNS"}, "p99-ns", 1e6},
+		{"20 000 DNS queries a second of CPU time", map[string]string{"step": "DNS"}, "cpu-ns/op", 1e9 / 20_000},
+		{"a backend that refuses is out within the interval and 50 ms", map[string]string{"step": "health", "kind": refuses}, "p99-ns", beyond(1)},
+		{"one that hangs within interval, timeout and 50 ms", map[string]string{"step": "health", "kind": hangs}, "p99-ns", beyond(2)},
+	}
+}
+
+func (a aim) isFor(c sheet.Case) bool {
+	for key, value := range a.where {
+		if c.Get(key) != value {
+			return false
+		}
+	}
+	return true
+}
+
+// judge notes which aims were met, and by how much which were not.
+func judge(s *sheet.Sheet) {
+	for _, a := range aims() {
+		met, judged := 0, 0
+		for _, c := range s.Cases(Name) {
+			e := s.Median(c, a.unit)
+			if !a.isFor(c) || e.Rounds == 0 {
+				continue
+			}
+			if judged++; e.Center <= a.limit {
+				met++
+				continue
+			}
+			s.Note(Name, "Missed: %s: %s of %s is %s, the aim was %s.", a.what, a.unit, c, show(e), millis(a.limit))
+		}
+		if judged > 0 && met == judged {
+			s.Note(Name, "Met by all %d cases: %s, %s <= %s.", judged, a.what, a.unit, millis(a.limit))
+		}
+	}
+}
+
+// show writes a median with its interval, where there is one.
+func show(e sheet.Estimate) string {
+	text := millis(e.Center)
+	if !math.IsInf(e.Lo, 0) && !math.IsInf(e.Hi, 0) {
+		text += fmt.Sprintf(" [%s, %s]", millis(e.Lo), millis(e.Hi))
+	}
+	return text
+}
+
+// millis writes nanoseconds.
+func millis(ns float64) string { return fmt.Sprintf("%.3g ms", ns/1e6) }

@@ -1,0 +1,251 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/tests/bench/crowd"
+	"github.com/sluice-net/sluice/tests/bench/part"
+	"github.com/sluice-net/sluice/tests/bench/sheet"
+	"github.com/sluice-net/sluice/tests/nstest"
+)
+
+const (
+	startBackends   = 4   // of each service
+	startContainers = 100 // where it is they that are many
+	startCaller     = "caller"
+	startServer     = "called"
+	startCalls      = 50 // made before and after what is timed
+	startLook       = time.Millisecond
+)
+
+// calledService is what is called all the time; what the crowd registers are other services.
+const calledService = `{apiVersion: v1, kind: Service, metadata: {name: called}, spec: {selector: {app: called},
+  ports: [{name: tcp, port: 80, targetPort: 8080, protocol: TCP}]}}`
+
+// starts measures how long an agent takes to be ready: on an empty node, and on one whose maps its predecessor has left
+// full, ended by SIGTERM or by SIGKILL; and what callers through a VIP feel of it, who must not.
+func (b *bench) starts(ctx context.Context) (err error) {
+	if err := b.emptyStarts(ctx); err != nil {
+		return fmt.Errorf("empty node: %w", err)
+	}
+	node, err := b.Lab.New(ctx, nstest.Settings{MapScale: 1, Attach: b.Attach})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	s := &starts{bench: b, node: node}
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	sizes := []struct{ services, containers int }{{few, 2}, {1000, 2}, {10_000, 2}, {10_000, startContainers}}
+	if b.Quick {
+		sizes = sizes[:2]
+	}
+	for _, size := range sizes {
+		if err := s.fill(ctx, size.services, size.containers); err != nil {
+			return err
+		}
+		for round := -1; round < min(b.Rounds, startRounds); round++ {
+			if err := s.round(ctx, round); err != nil {
+				return fmt.Errorf("at %d services: %w", size.services, err)
+			}
+		}
+		if _, err := node.Sluice(ctx, "", "check"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startRounds are enough for an interval; each is long.
+const startRounds = 6
+
+// emptyStarts starts agents on a node without pins and without state.
+func (b *bench) emptyStarts(ctx context.Context) (err error) {
+	node, err := b.Lab.New(ctx, nstest.Settings{MapScale: 1, Attach: b.Attach})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	for round := -1; round < b.Rounds; round++ {
+		if err := node.StopAgent(); err != nil {
+			return err
+		}
+		if _, err := node.Exec(ctx, exec.Command(b.Lab.Binaries.Agent, "--config", node.Config, "--detach")); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(node.State); err != nil {
+			return err
+		}
+		values, err := launch(ctx, node)
+		if err != nil {
+			return err
+		}
+		if round >= 0 {
+			b.Sheet.Add(of("step", "start", "kind", "empty", "services", 0, "containers", 0), round, 1, values...)
+		}
+	}
+	return nil
+}
+
+// starts is a node that is filled step by step, and whose agent is ended and started again.
+type starts struct {
+	*bench
+	node                 *nstest.Node
+	caller               *nstest.Container
+	to                   netip.AddrPort
+	services, containers int // that there are
+}
+
+// prepare adds who calls and who is called.
+func (s *starts) prepare(ctx context.Context) (err error) {
+	if s.caller, err = s.node.AddContainer(ctx, nstest.Spec{Name: startCaller, Empty: true}); err != nil {
+		return err
+	}
+	if _, err := s.node.AddContainer(ctx, nstest.Spec{Name: startServer, Labels: map[string]string{"app": startServer}}); err != nil {
+		return err
+	}
+	s.containers = 2
+	if _, err := s.node.Sluice(ctx, calledService, "apply", "-f", "-"); err != nil {
+		return err
+	}
+	vip, err := frontend(ctx, s.node, startServer)
+	s.to = netip.AddrPortFrom(vip.Addr(), 80)
+	return err
+}
+
+// fill registers so many services, and wires so many containers.
+func (s *starts) fill(ctx context.Context, services, containers int) error {
+	from := s.services
+	took, err := crowd.Register(ctx, s.node, (services-from)*startBackends, func(n int) registry.Instance {
+		return crowd.Instance(from+n/startBackends, n%startBackends)
+	})
+	if err != nil {
+		return err
+	}
+	s.Log("control: %d instances registered in %.1f s", (services-from)*startBackends, took.Seconds())
+	s.services = services
+	for ; s.containers < containers; s.containers++ {
+		if _, err := s.node.AddContainer(ctx, nstest.Spec{Name: fmt.Sprint("more", s.containers), Empty: true}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// round ends and starts the agent in each way, and once leaves it alone: what callers feel then is the machine's doing.
+func (s *starts) round(ctx context.Context, round int) error {
+	var lasts time.Duration // a restart
+	for _, way := range []struct {
+		kind string
+		do   func() ([]sheet.Value, error)
+	}{
+		{"restart", func() ([]sheet.Value, error) {
+			start := time.Now()
+			if err := s.node.StopAgent(); err != nil {
+				return nil, err
+			}
+			stopped := time.Since(start)
+			values, err := launch(ctx, s.node)
+			lasts = time.Since(start)
+			return append(values, sheet.Value{Unit: "stop-s", Value: stopped.Seconds()}), err
+		}},
+		{"kill", func() ([]sheet.Value, error) {
+			if err := s.node.KillAgent(); err != nil {
+				return nil, err
+			}
+			return launch(ctx, s.node)
+		}},
+		{"none", func() ([]sheet.Value, error) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(lasts):
+			}
+			return nil, ctx.Err()
+		}},
+	} {
+		values, err := s.underCalls(ctx, way.do)
+		if err != nil {
+			return fmt.Errorf("%s: %w", way.kind, err)
+		}
+		if round >= 0 {
+			c := of("step", "start", "kind", way.kind, "services", s.services, "containers", s.containers)
+			s.Sheet.Add(c, round, 1, values...)
+		}
+	}
+	return nil
+}
+
+// underCalls does something while connections through a VIP come and go and one stays, and adds what their
+// callers felt. A call that fails is an error.
+func (s *starts) underCalls(ctx context.Context, do func() ([]sheet.Value, error)) (values []sheet.Value, err error) {
+	var callers []*nstest.Caller
+	for _, keep := range []bool{false, true} {
+		c, err := s.caller.Caller(nstest.Call{Net: "tcp", To: s.to, Keep: keep, Gap: time.Millisecond})
+		if err != nil {
+			return nil, err
+		}
+		callers = append(callers, c)
+	}
+	if err = nstest.More(ctx, startCalls, callers...); err == nil {
+		values, err = do()
+	}
+	if err == nil {
+		err = nstest.More(ctx, startCalls, callers...)
+	}
+	for i, name := range []string{"connecting", "connected"} {
+		r, e := callers[i].Stop()
+		if err = errors.Join(err, e); err != nil {
+			continue
+		}
+		if r.Failed > 0 {
+			err = fmt.Errorf("%d of %d calls failed, the first: %v", r.Failed, r.Calls, r.Failures[0])
+		}
+		values = append(values, sheet.Value{Unit: name + "-p50-ns", Value: float64(r.P50)},
+			sheet.Value{Unit: name + "-worst-ns", Value: float64(r.Max)})
+	}
+	return values, err
+}
+
+// launch starts an agent and waits until all of the registry is in the maps and it is ready.
+func launch(ctx context.Context, node *nstest.Node) ([]sheet.Value, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	start := time.Now()
+	if err := node.LaunchAgent(); err != nil {
+		return nil, err
+	}
+	// The agent listens once the maps hold what the registry does, and then tells whether all else holds, too. One that
+	// was killed has left its socket, which refuses.
+	looks := time.NewTicker(startLook)
+	defer looks.Stop()
+	for {
+		if status, err := node.API().Status(ctx); err == nil && status.Ready {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("await agent: %w\n%s", context.Cause(ctx), node.Log(20))
+		case <-looks.C:
+		}
+	}
+	ready := time.Since(start)
+	usage, err := part.UsageOf(node.AgentPID())
+	database, e := os.Stat(filepath.Join(node.State, "registry/member/snap/db"))
+	if err = errors.Join(err, e); err != nil {
+		return nil, err
+	}
+	return []sheet.Value{
+		{Unit: "ready-s", Value: ready.Seconds()},
+		{Unit: "cpu-s", Value: usage.CPU.Seconds()}, {Unit: "rss-B", Value: usage.Resident},
+		{Unit: "database-B", Value: float64(database.Size())},
+	}, nil
+}
