@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"image/color"
 	"math"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/text"
@@ -11,9 +12,9 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// bar is one row of bars; one without a value is a heading above the next ones.
+// bar is one row of bars; one without a text is a heading above the next ones.
 type bar struct {
-	label  string
+	label  string // beside it; "": the label above stands for it, too
 	value  float64
 	lo, hi float64 // interval; equal or infinite: none is drawn
 	color  color.NRGBA
@@ -25,31 +26,63 @@ type bars struct {
 	rows    []bar
 	from    float64
 	noise   float64 // half the width of the band around from; 0: none
+	key     []bar   // what colors mean, where labels do not say
 	heading text.Style
 	values  text.Style
 }
 
-// row is where a bar lies on the y axis.
-func (b *bars) row(i int) float64 { return float64(len(b.rows) - 1 - i) }
+// A row's height; a row without a label of its own stands close to the one above.
+const (
+	rowHeight   = 17
+	closeHeight = 11
+)
 
-// DataRange leaves room for the texts beside the bars.
+// places are where the rows lie on the y axis, in points from the bottom, and how high all of them are.
+func (b *bars) places() (at []float64, height float64) {
+	at = make([]float64, len(b.rows))
+	for i := len(b.rows) - 1; i >= 0; i-- {
+		own := rowHeight / 2.0
+		if b.close(i) {
+			own = closeHeight / 2.0
+		}
+		next := own
+		if i > 0 && b.close(i) {
+			next = closeHeight / 2.0
+		}
+		if i+1 < len(b.rows) && b.close(i+1) {
+			own = closeHeight / 2.0
+		}
+		at[i] = height + own
+		height += own + next
+	}
+	if len(b.key) > 0 {
+		height += rowHeight
+	}
+	return at, height
+}
+
+// close tells whether a row belongs to the label above.
+func (b *bars) close(i int) bool { return b.rows[i].label == "" }
+
+// DataRange leaves room for intervals.
 func (b *bars) DataRange() (xmin, xmax, ymin, ymax float64) {
 	xmin, xmax = b.from, b.from
 	for _, r := range b.rows {
-		if r.label != "" && r.text != "" {
+		if r.text != "" {
 			xmin, xmax = min(xmin, r.value), max(xmax, r.value)
 			if drawn(r.lo, r.hi) {
 				xmin, xmax = min(xmin, r.lo), max(xmax, r.hi)
 			}
 		}
 	}
-	xmin, xmax = min(xmin, b.from-b.noise), max(xmax, b.from+b.noise)
-	return xmin, xmax, -0.6, float64(len(b.rows)) - 0.4
+	_, height := b.places()
+	return min(xmin, b.from-b.noise), max(xmax, b.from+b.noise), 0, height
 }
 
 // drawn tells whether there is an interval to draw.
 func drawn(lo, hi float64) bool { return lo < hi && !math.IsInf(lo, 0) && !math.IsInf(hi, 0) }
 
+// Plot draws all that is between the axes.
 func (b *bars) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
 	if b.noise > 0 {
@@ -60,25 +93,40 @@ func (b *bars) Plot(c draw.Canvas, p *plot.Plot) {
 			c.StrokeLine2(draw.LineStyle{Color: grid, Width: 0.5}, x(tick.Value), c.Min.Y, x(tick.Value), c.Max.Y)
 		}
 	}
-	half := min(0.36*(y(1)-y(0)), 7)
+	places, _ := b.places()
 	for i, r := range b.rows {
-		at := y(b.row(i))
-		if r.text == "" {
+		if at := y(places[i]); r.text == "" {
 			c.FillText(b.heading, vg.Point{X: c.Min.X + 2, Y: at}, r.label)
-			continue
+		} else {
+			b.row(c, r, at, x)
 		}
-		c.FillPolygon(r.color, corners(x(b.from), at-half, x(r.value), at+half))
-		right := max(x(r.value), x(b.from))
-		if drawn(r.lo, r.hi) {
-			style := draw.LineStyle{Color: ink, Width: 0.8}
-			c.StrokeLine2(style, x(r.lo), at, x(r.hi), at)
-			c.StrokeLine2(style, x(r.lo), at-2.5, x(r.lo), at+2.5)
-			c.StrokeLine2(style, x(r.hi), at-2.5, x(r.hi), at+2.5)
-			right = max(right, x(r.hi))
-		}
-		c.FillText(b.values, vg.Point{X: right + 4, Y: at}, r.text)
 	}
 	c.StrokeLine2(draw.LineStyle{Color: ink, Width: 0.8}, x(b.from), c.Min.Y, x(b.from), c.Max.Y)
+	left := c.Min.X + 6
+	for _, k := range b.key {
+		at := c.Max.Y - rowHeight/2
+		c.FillPolygon(k.color, corners(left, at-4, left+8, at+4))
+		c.FillText(b.values, vg.Point{X: left + 11, Y: at}, k.label)
+		left += b.values.Width(k.label) + 24
+	}
+}
+
+// row draws one bar with its interval and its value.
+func (b *bars) row(c draw.Canvas, r bar, at vg.Length, x func(float64) vg.Length) {
+	half := vg.Length(0.36 * rowHeight)
+	if len(b.key) > 0 {
+		half = 0.42 * closeHeight
+	}
+	c.FillPolygon(r.color, corners(x(b.from), at-half, x(r.value), at+half))
+	right := max(x(r.value), x(b.from))
+	if drawn(r.lo, r.hi) {
+		style := draw.LineStyle{Color: ink, Width: 0.8}
+		c.StrokeLine2(style, x(r.lo), at, x(r.hi), at)
+		c.StrokeLine2(style, x(r.lo), at-2.5, x(r.lo), at+2.5)
+		c.StrokeLine2(style, x(r.hi), at-2.5, x(r.hi), at+2.5)
+		right = max(right, x(r.hi))
+	}
+	c.FillText(b.values, vg.Point{X: right + 4, Y: at}, r.text)
 }
 
 func corners(x0, y0, x1, y1 vg.Length) []vg.Point {
@@ -94,14 +142,9 @@ func (b *bars) draw(name, title, axis string, ratio bool) *figure {
 	b.heading.YAlign, b.values.YAlign = draw.YCenter, draw.YCenter
 	b.heading.XAlign, b.values.XAlign = draw.XLeft, draw.XLeft
 	p.X.Label.Text = axis
-	var labels []plot.Tick
-	for i, r := range b.rows {
-		if r.text != "" {
-			labels = append(labels, plot.Tick{Value: b.row(i), Label: r.label})
-		}
-	}
+	p.Y.Tick.Marker = b.labels()
 	p.Add(b)
-	p.Y.Tick.Marker, p.Y.Tick.Length, p.Y.LineStyle.Width = plot.ConstantTicks(labels), 0, 0
+	p.Y.Tick.Length, p.Y.LineStyle.Width, p.Y.Padding = 0, 0, 0
 	if ratio {
 		p.X.Min, p.X.Max = p.X.Min/1.02, p.X.Max*math.Pow(p.X.Max/p.X.Min, 0.22)
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.TickerFunc(ratioTicks)
@@ -109,7 +152,24 @@ func (b *bars) draw(name, title, axis string, ratio bool) *figure {
 		p.X.Max += 0.14 * (p.X.Max - p.X.Min)
 		p.X.Tick.Marker = plot.TickerFunc(amountTicks)
 	}
-	return &figure{Name: name, Title: title, plot: p, height: vg.Length(70 + 17*len(b.rows))}
+	_, height := b.places()
+	return &figure{Name: name, Title: title, plot: p, height: vg.Length(70 + height)}
+}
+
+// labels stand in the middle of the rows that they are for.
+func (b *bars) labels() (ticks plot.ConstantTicks) {
+	places, _ := b.places()
+	for i := 0; i < len(b.rows); {
+		last := i
+		for last+1 < len(b.rows) && b.close(last+1) {
+			last++
+		}
+		if b.rows[i].text != "" {
+			ticks = append(ticks, plot.Tick{Value: (places[i] + places[last]) / 2, Label: b.rows[i].label})
+		}
+		i = last + 1
+	}
+	return ticks
 }
 
 // ratioTicks are few round ratios, finer where there is less to see.
@@ -140,16 +200,17 @@ func ratioTicks(lo, hi float64) (ticks []plot.Tick) {
 	return ticks
 }
 
-// amountTicks are round numbers with their digits set apart.
-func amountTicks(lo, hi float64) []plot.Tick {
-	ticks := plot.DefaultTicks{}.Ticks(lo, hi)
-	for i := range ticks {
-		if ticks[i].Label != "" {
-			ticks[i].Label = number(ticks[i].Value)
-			if ticks[i].Value == math.Trunc(ticks[i].Value) {
-				ticks[i].Label = grouped(fmt.Sprintf("%.0f", ticks[i].Value))
-			}
+// amountTicks are some five round numbers.
+func amountTicks(lo, hi float64) (ticks []plot.Tick) {
+	step := math.Pow(10, math.Floor(math.Log10((hi-lo)/4)))
+	for _, m := range []float64{5, 2.5, 2} {
+		if (hi-lo)/(m*step) >= 4 {
+			step *= m
+			break
 		}
+	}
+	for i := math.Ceil(lo / step); i*step <= hi; i++ {
+		ticks = append(ticks, plot.Tick{Value: i * step, Label: grouped(strconv.FormatFloat(i*step, 'g', 6, 64))})
 	}
 	return ticks
 }

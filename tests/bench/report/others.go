@@ -10,17 +10,16 @@ import (
 	"github.com/sluice-net/sluice/tests/bench/sheet"
 )
 
+// apart are the keys of what is measured by itself; by the others, rows of bars differ.
+var apart = []string{"program", "family", "step", "kind"}
+
 // classGroups shows programs: bars for each class of packets, at each size.
 func (r *reporter) classGroups(cases []sheet.Case) (list []group) {
-	axis := varying(cases)
-	names := []string{"class"}
-	if axis != "" {
-		names = append(names, axis)
-	}
-	for _, f := range by(cases, names...) {
+	for _, f := range classFamilies(cases) {
+		f.cases = together(f.cases, varying(f.cases))
 		b := block{Table: r.listed(f.cases)}
 		for _, unit := range unitsOf(r.s, f.cases) {
-			if fig := r.classBars(f, axis, unit); fig != nil {
+			if fig := r.classBars(f, unit); fig != nil {
 				b.Figures = append(b.Figures, fig)
 			}
 		}
@@ -29,46 +28,74 @@ func (r *reporter) classGroups(cases []sheet.Case) (list []group) {
 	return list
 }
 
+// together sorts cases so that those stand below each other that differ in the key alone.
+func together(cases []sheet.Case, key string) (list []sheet.Case) {
+	for _, f := range by(cases, key) {
+		list = append(list, along(f.cases, key)...)
+	}
+	return list
+}
+
+// classFamilies are the cases that stand in one plot.
+func classFamilies(cases []sheet.Case) []family {
+	var inside []string
+	for _, c := range cases {
+		for _, k := range keys(c) {
+			if !slices.Contains(apart, k) && !slices.Contains(inside, k) {
+				inside = append(inside, k)
+			}
+		}
+	}
+	return by(cases, inside...)
+}
+
 // classBars draws one unit of each class; where the classes were measured at several sizes, those stand below
 // each other.
-func (r *reporter) classBars(f family, axis, unit string) *figure {
-	sizes := by(f.cases, "class", axis)[0].cases
-	column := columnOf(r.s, sizes, unit)
+func (r *reporter) classBars(f family, unit string) *figure {
+	axis := varying(f.cases)
+	column := columnOf(r.s, f.cases, unit)
 	label := unitName(unit)
 	if column.scale.suffix != "" {
 		label += ", " + column.scale.suffix
 	}
-	var places []string
-	for _, c := range along(f.cases, axis) {
-		if !slices.Contains(places, c.Get(axis)) {
-			places = append(places, c.Get(axis))
+	places := placesOf(f.cases, axis)
+	chart := bars{}
+	if len(places) > 1 {
+		for i, p := range places {
+			chart.key = append(chart.key, bar{label: count(axis, p), color: palette[i%len(palette)]})
 		}
 	}
-	chart := bars{}
 	for _, class := range by(f.cases, axis) {
-		several := len(class.cases) > 1
-		if several {
-			chart.rows = append(chart.rows, bar{label: words(class.common.Get("class"))})
-		}
+		name := className(class.common, f.common)
 		for _, c := range along(class.cases, axis) {
-			i := slices.Index(sizes, c)
+			i := slices.Index(f.cases, c)
 			e := column.values[i]
 			if e.Rounds == 0 {
 				continue
 			}
-			name := words(c.Get("class"))
-			if several {
-				name = count(axis, c.Get(axis))
-			}
-			chart.rows = append(chart.rows, bar{name, column.in(e.Center), column.in(e.Lo), column.in(e.Hi),
-				palette[max(0, slices.Index(places, c.Get(axis)))%len(palette)], column.text(i)})
+			color := palette[max(0, slices.Index(places, c.Get(axis)))%len(palette)]
+			chart.rows = append(chart.rows, bar{name, column.in(e.Center), column.in(e.Lo), column.in(e.Hi), color, column.text(i)})
+			name = ""
 		}
 	}
-	if !slices.ContainsFunc(chart.rows, func(b bar) bool { return b.text != "" }) {
+	if len(chart.rows) == 0 {
 		return nil
 	}
 	return r.keep(chart.draw(r.name(f.common, unit), title(f.common)+": "+unitName(unit), label, false))
 }
+
+// placesOf lists the values of an axis, in rising order.
+func placesOf(cases []sheet.Case, axis string) (places []string) {
+	for _, c := range along(cases, axis) {
+		if v := c.Get(axis); v != "" && !slices.Contains(places, v) {
+			places = append(places, v)
+		}
+	}
+	return places
+}
+
+// className is what a case says beyond what it has in common with others.
+func className(c, common sheet.Case) string { return title(without(c, keys(common)...)) }
 
 // curveGroups shows what grows: a plot for each unit.
 func (r *reporter) curveGroups(cases []sheet.Case) (list []group, err error) {

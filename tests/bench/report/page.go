@@ -33,12 +33,11 @@ func page(s *sheet.Sheet, sections []section) ([]byte, error) {
 		},
 		"words":  words,
 		"number": func(t table, i int) bool { return i >= t.Labels },
-		"link":   func(name string) string { return name + ".svg" },
 	}).Parse(pageText)
 	if err != nil {
 		return nil, err
 	}
-	d := document{Style: template.CSS(pageStyle), About: s.About, Noise: noiseTable(s), Sections: sections}
+	d := document{Style: template.CSS(pageStyle), About: facts(s), Noise: noiseTable(s), Sections: sections}
 	for _, n := range s.Notes(about) {
 		d.Notes = append(d.Notes, n.Text)
 	}

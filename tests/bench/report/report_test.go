@@ -90,7 +90,7 @@ func TestWrite(t *testing.T) {
 	}
 	for _, want := range []string{
 		"VIP by socket hook", "kube-proxy, nftables", "10\u00a0000 services", "p99.9, µs", "CPU per operation, µs", "AMD EPYC", "abc1234",
-		"vip_tc misses its aim in 2 of 12 cases.", "established vip", "load time, ms", "latencies", "ADD",
+		"vip_tc misses its aim in 2 of 12 cases.", "established VIP", "load time, ms", "latencies", "ADD",
 	} {
 		if !strings.Contains(html, want) {
 			t.Errorf("the page does not say %q", want)

@@ -3,10 +3,12 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"image/color"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -136,8 +138,24 @@ func (f *figure) svg() ([]byte, error) {
 	if _, err := c.WriteTo(&out); err != nil {
 		return nil, fmt.Errorf("draw %s: %w", f.Name, err)
 	}
-	return bytes.ReplaceAll(out.Bytes(), []byte("font-family:Liberation Sans"),
-		[]byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif")), nil
+	svg := strings.ReplaceAll(out.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,Helvetica,sans-serif")
+	return []byte(texts.ReplaceAllStringFunc(svg, fit)), nil
+}
+
+// texts are vgsvg's, with their size and what they say.
+var texts = regexp.MustCompile(`<text ([^>]*font-size:([0-9.]+)px[^>]*)>([^<]*)</text>`)
+
+// fit makes a text as wide as the plot was laid out for, in whatever font there is where it is seen.
+func fit(element string) string {
+	m := texts.FindStringSubmatch(element)
+	size, err := strconv.ParseFloat(m[2], 64)
+	if err != nil || m[3] == "" {
+		return element
+	}
+	style := text.Style{Handler: plot.DefaultTextHandler}
+	sans(&style, vg.Length(size), ink)
+	return fmt.Sprintf(`<text textLength="%.1f" lengthAdjust="spacingAndGlyphs" %s>%s</text>`,
+		style.Width(html.UnescapeString(m[3])).Points(), m[1], m[3])
 }
 
 // save writes the figure's two files.

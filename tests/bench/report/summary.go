@@ -29,8 +29,8 @@ func Summary(s *sheet.Sheet, w io.Writer) error {
 		m.line("## %s\n", mark(words(part)))
 		k := sortOut(s.Cases(part))
 		m.ways(s, k.ways)
-		m.pivots(s, k.classes, "class")
-		m.pivots(s, k.curves, "")
+		m.pivots(s, classFamilies(k.classes))
+		m.pivots(s, by(k.curves, axes...))
 		m.rest(s, k.rest)
 		m.notes(s.Notes(part))
 	}
@@ -95,7 +95,7 @@ func (m markdown) table(t table) {
 // aboutTable is where and of what the results are, without what only the report has room for.
 func aboutTable(s *sheet.Sheet) table {
 	t := table{Head: []string{"", ""}, Labels: 2}
-	for _, a := range s.About {
+	for _, a := range facts(s) {
 		if a.Key != "mitigations" {
 			t.Rows = append(t.Rows, plain(a.Key, a.Value))
 		}
@@ -177,56 +177,37 @@ func columnTitle(c, common sheet.Case) string {
 }
 
 // pivots writes what was measured at several sizes, a column for each size and a row for each figure.
-func (m markdown) pivots(s *sheet.Sheet, cases []sheet.Case, rowKey string) {
-	axis := varying(cases)
-	for _, f := range pivotFamilies(cases, rowKey) {
-		if rowKey == "" {
-			axis, _ = axisOf(f.cases)
+func (m markdown) pivots(s *sheet.Sheet, families []family) {
+	for _, f := range families {
+		axis := varying(f.cases)
+		if found, ok := axisOf(f.cases); ok {
+			axis = found
 		}
-		var places []string
-		for _, c := range along(f.cases, axis) {
-			if !slices.Contains(places, c.Get(axis)) {
-				places = append(places, c.Get(axis))
-			}
-		}
-		t := table{Caption: cmp.Or(title(f.common), words(axis)) + ":", Head: []string{cmp.Or(rowKey, "figure")}, Labels: 1}
-		if rowKey != "" {
-			t.Head, t.Labels = append(t.Head, "figure"), 2
-		}
+		places := placesOf(f.cases, axis)
+		rows := by(f.cases, axis)
+		t := table{Caption: cmp.Or(title(f.common), words(axis)) + ":", Head: []string{"", "figure"}, Labels: 2}
 		for _, p := range places {
 			t.Head = append(t.Head, count(axis, p))
 		}
-		for _, g := range by(f.cases, axis) {
+		if len(places) == 0 {
+			places, t.Head = []string{""}, append(t.Head, "")
+		}
+		for _, g := range rows {
 			for _, unit := range unitsOf(s, g.cases) {
-				t.Rows = append(t.Rows, pivotRow(s, g, rowKey, axis, unit, places))
+				column := columnOf(s, g.cases, unit)
+				row := plain(className(g.common, f.common), column.head())
+				for _, p := range places {
+					text := "-"
+					if i := slices.IndexFunc(g.cases, func(c sheet.Case) bool { return c.Get(axis) == p }); i >= 0 {
+						text = column.text(i)
+					}
+					row = append(row, cell{Text: text})
+				}
+				t.Rows = append(t.Rows, row)
 			}
 		}
-		m.table(t)
+		m.table(t.narrowed())
 	}
-}
-
-// pivotFamilies are the tables: by row and size, or by size alone.
-func pivotFamilies(cases []sheet.Case, rowKey string) []family {
-	if rowKey == "" {
-		return by(cases, axes...)
-	}
-	return by(cases, append([]string{rowKey}, axes...)...)
-}
-
-func pivotRow(s *sheet.Sheet, g family, rowKey, axis, unit string, places []string) []cell {
-	column := columnOf(s, g.cases, unit)
-	row := plain(column.head())
-	if rowKey != "" {
-		row = plain(words(g.cases[0].Get(rowKey)), column.head())
-	}
-	for _, p := range places {
-		text := "-"
-		if i := slices.IndexFunc(g.cases, func(c sheet.Case) bool { return c.Get(axis) == p }); i >= 0 {
-			text = column.text(i)
-		}
-		row = append(row, cell{Text: text})
-	}
-	return row
 }
 
 // rest writes what has no other form, each kind as one table.

@@ -103,3 +103,17 @@ func ratioCell(e sheet.Estimate, noiseLevel float64, unit string) cell {
 	}
 	return cell{text, v}
 }
+
+// narrowed leaves out the first column when nothing stands in it.
+func (t table) narrowed() table {
+	for _, row := range t.Rows {
+		if row[0].Text != "" {
+			return t
+		}
+	}
+	t.Head, t.Labels = t.Head[1:], t.Labels-1
+	for i := range t.Rows {
+		t.Rows[i] = t.Rows[i][1:]
+	}
+	return t
+}

@@ -161,8 +161,8 @@ func (r *reporter) ratioBars(common sheet.Case, sets []compared, unit, base stri
 	if largerIsBetter(unit) {
 		better = "more is better"
 	}
-	axis := fmt.Sprintf("%s, ratio to %s; %s", unitName(unit), base, better)
-	return r.keep(chart.draw(r.name(common, "ratio", unit), title(common)+": "+unitName(unit)+", ratio to "+strings.TrimSuffix(base, ", no Sluice"), axis, true))
+	what := unitName(unit) + ", ratio to " + strings.TrimSuffix(base, ", no Sluice")
+	return r.keep(chart.draw(r.name(common, "ratio", unit), title(common)+": "+what, what+"; "+better, true))
 }
 
 // figures shows what one set of ways came to, with the distributions of their latencies.

@@ -54,7 +54,45 @@ func wayRank(way string) int {
 var axes = []string{"services", "backends", "policies", "containers", "flows"}
 
 // words makes a key or value of a case readable.
-func words(s string) string { return strings.TrimSpace(strings.ReplaceAll(s, "_", " ")) }
+func words(s string) string {
+	list := strings.Fields(strings.ReplaceAll(s, "_", " "))
+	for i, word := range list {
+		if slices.Contains(acronyms, word) {
+			list[i] = strings.ToUpper(word)
+		}
+	}
+	return strings.Join(list, " ")
+}
+
+var acronyms = []string{"vip", "icmp", "tcp", "udp", "sctp", "dns", "cni", "cpu", "rss", "ip"}
+
+// aboutNames say what the facts of a sheet are, in the order in which they are shown.
+var aboutNames = []struct{ key, name string }{
+	{"cpu", "CPU"}, {"cpus", "CPUs"}, {"memory", "memory"}, {"hypervisor", "hypervisor"}, {"goos", "system"}, {"goarch", "architecture"},
+	{"kernel", "kernel"}, {"hz", "timer, Hz"}, {"clocksource", "clock source"}, {"bpf-jit", "BPF JIT"}, {"governor", "frequency governor"},
+	{"mitigations", "mitigations"}, {"commit", "commit"}, {"go", "Go"}, {"date", "date"}, {"attach", "programs attached by"},
+	{"rounds", "rounds"}, {"quick", "quick"}, {"pinned-cpu", "timed on CPU"}, {"load-start", "load before the start"}, {"load-end", "load at the end"},
+}
+
+// facts are those of a sheet by their names, sorted.
+func facts(s *sheet.Sheet) []sheet.About {
+	list := slices.Clone(s.About)
+	rank := func(a sheet.About) int {
+		for i, n := range aboutNames {
+			if n.key == a.Key {
+				return i
+			}
+		}
+		return len(aboutNames)
+	}
+	slices.SortStableFunc(list, func(a, b sheet.About) int { return cmp.Compare(rank(a), rank(b)) })
+	for i, a := range list {
+		if at := rank(a); at < len(aboutNames) {
+			list[i].Key = aboutNames[at].name
+		}
+	}
+	return list
+}
 
 // value spells out the value of a key.
 func value(key, v string) string {
@@ -102,13 +140,17 @@ func grouped(digits string) string {
 // narrow is a space within a number, at which no line breaks.
 const narrow = '\u00a0'
 
+// selfEvident are the keys whose values need no word before them.
+var selfEvident = []string{"kind", "family", "program", "class", "protocol", "step", wayKey}
+
 // title says what cases have in common.
 func title(c sheet.Case) string {
 	var list []string
 	for _, k := range keys(c) {
 		v := c.Get(k)
 		switch {
-		case k == "kind" || k == "family" || k == "program" || k == "class" || k == "step" || k == wayKey || slices.Contains(axes, k):
+		case v == "" || v == "none":
+		case slices.Contains(selfEvident, k) || slices.Contains(axes, k):
 			list = append(list, value(k, v))
 		default:
 			list = append(list, words(k)+" "+value(k, v))
@@ -141,7 +183,7 @@ var units = []struct{ unit, name string }{
 	{"ns/op", "mean"}, {"cpu-ns/op", "CPU per operation"},
 	{"insns/op", "instructions"}, {"lookups/op", "map lookups"}, {"writes/op", "entries written"},
 	{"ops/s", "a second"}, {"B/s", "throughput"},
-	{"load-s", "load time"}, {"rss-B", "resident memory"}, {"kernel-B", "kernel memory"}, {"heap-B", "heap"},
+	{"cpu-ns/KiB", "CPU per KiB"}, {"load-s", "load time"}, {"rss-B", "resident memory"}, {"kernel-B", "kernel memory"}, {"heap-B", "heap"},
 }
 
 // unitName says what a unit measures; units themselves stand behind the figures.
@@ -202,7 +244,7 @@ func scaleOf(unit string, values ...float64) (factor float64, chosen scale) {
 	switch {
 	case unit == "B/s":
 		steps = rates
-	case unit == "ns" || unit == "ns/op" || strings.HasSuffix(unit, "-ns/op") || strings.HasSuffix(unit, "-ns"):
+	case unit == "ns" || unit == "ns/op" || strings.HasSuffix(unit, "-ns/op") || strings.HasSuffix(unit, "ns/KiB") || strings.HasSuffix(unit, "-ns"):
 		steps, factor = times, 1e-9
 	case unit == "s" || strings.HasSuffix(unit, "-s"):
 		steps = times
