@@ -61,7 +61,7 @@ func sane(t *testing.T, s *sheet.Sheet, c sheet.Case) {
 	t.Helper()
 	units := []string{"p50-ns", "p90-ns", "p99-ns", "p99.9-ns", "ns/op", "cpu-ns/op"}
 	if batch.Kind(c.Get("kind")).Stream() {
-		units = []string{"B/s", "cpu-ns/KiB"}
+		units = []string{"B/s", "cpu-ns/op"}
 	}
 	samples := s.Samples(c)
 	if len(samples) != 2 {

@@ -44,13 +44,14 @@ func run(args []string) error {
 	fs := flag.NewFlagSet(args[0], flag.ExitOnError)
 	cpu := fs.Int("cpu", -1, "CPU to run on, from 0; -1: any")
 	fs.Parse(args[1:])
-	// The server's threads never let go of what the runtime gave them to run on: one each, and some for the rest.
-	runtime.GOMAXPROCS(2*batch.Sets*(3+sinks) + 4)
 	debug.SetGCPercent(-1)
 	switch args[0] {
 	case "serve":
+		// Its threads never let go of what the runtime gave them to run on: one each, and some for the rest.
+		runtime.GOMAXPROCS(2*batch.Sets*(3+sinks) + 4)
 		return serve(*cpu)
 	case "drive":
+		runtime.GOMAXPROCS(4) // one is the driving thread's
 		return drive(*cpu)
 	}
 	return fmt.Errorf("%q: want serve or drive", args[0])

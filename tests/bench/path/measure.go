@@ -88,6 +88,9 @@ func (p Plan) interleave(ctx context.Context, s *sheet.Sheet, k batch.Kind, f Fa
 			o := p.order(k)
 			o.To, o.PIDs = netip.AddrPortFrom(w.To(f), k.Port()), w.PIDs()
 			r, err := w.Driver().Do(o)
+			if err != nil && ctx.Err() != nil {
+				return ctx.Err() // an interrupt goes to the driver as well
+			}
 			if err != nil {
 				return fmt.Errorf("%s over %s by %s: %w", k, f, w.Name(), err)
 			}
@@ -125,7 +128,7 @@ func values(k batch.Kind, r batch.Result) (list []sheet.Value) {
 	each := func(d time.Duration) float64 { return float64(d) / float64(r.N) }
 	if k.Stream() {
 		add("B/s", 1024*float64(r.N)/r.Elapsed.Seconds())
-		add("cpu-ns/KiB", each(r.CPU))
+		add("cpu-ns/op", each(r.CPU)) // of a KiB
 		return list
 	}
 	for _, q := range []struct {

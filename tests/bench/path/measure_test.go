@@ -80,7 +80,7 @@ func TestValues(t *testing.T) {
 		got[v.Unit] = v.Value
 	}
 	near("B/s", 1<<20)
-	near("cpu-ns/KiB", 1e9/2048)
+	near("cpu-ns/op", 1e9/2048)
 }
 
 // A distribution rises, and has no points that no operation stands for.

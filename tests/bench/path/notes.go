@@ -37,8 +37,8 @@ func aims() []aim {
 // its CPU it had.
 func Explain(s *sheet.Sheet) {
 	s.Note(Name, "In every round each way has its turn, in another order: %s of each kind, after a fifth of that which is "+
-		"not timed. Requests and answers have one byte, writes to streams 64 KiB, TCP_STREAMS are %d. The server closes "+
-		"connections first. Services have %d backends of each IP version, those that are called have one.",
+		"not timed. Requests and answers have one byte, writes to streams 64 KiB, TCP_STREAMS are %d; an operation of theirs is "+
+		"a KiB that arrived. The server closes connections first. Services have %d backends of each IP version, those that are called have one.",
 		BatchTime, bulkStreams, Backends)
 	cases := s.Cases(Name)
 	for _, a := range aims() {
@@ -94,7 +94,7 @@ func spent(s *sheet.Sheet, c sheet.Case) string {
 	if direct > floor {
 		text += fmt.Sprintf(" The path itself takes %.2f of what it takes by %s.", (micros(kind, way)-floor)/(direct-floor), Direct)
 	}
-	if kind == batch.TCPCRR {
+	if connect := s.Median(c.With("kind", string(batch.TCPConnect)), figure); kind == batch.TCPCRR && connect.Rounds > 0 {
 		text += fmt.Sprintf(" Beside %s: %+.1f us for request, answer and all, %+.1f for a connection with nothing sent, %+.1f for a "+
 			"round trip on one that stays.", Direct, micros(kind, way)-direct,
 			micros(batch.TCPConnect, way)-micros(batch.TCPConnect, Direct), micros(batch.TCPRR, way)-micros(batch.TCPRR, Direct))

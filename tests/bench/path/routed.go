@@ -35,55 +35,43 @@ func (f *fixed) PIDs() []int                               { return f.pids }
 func (f *fixed) Close() error                              { return f.close() }
 
 // Routed makes direct, direct_again and loopback. The two direct ones are equal and have nothing in common: where things
-// happen to lie in memory is a part of the noise.
+// happen to lie in memory is a part of the noise. Loopback is where the server of direct is, whose Close ends it too.
 func Routed(lab *nstest.Lab, cpu int) (ways []Way, err error) {
-	for _, name := range []string{Direct, Direct + sheet.Again} {
-		made, e := routed(lab, cpu, name)
-		if e != nil {
-			return nil, errors.Join(e, closeAll(ways))
-		}
-		ways = append(ways, made...)
-	}
-	return ways, nil
-}
-
-// routed makes a way between two containers with a router between them, and for direct the loopback of its
-// server's.
-func routed(lab *nstest.Lab, cpu int, name string) (ways []Way, err error) {
-	pair, err := lab.Direct()
-	if err != nil {
-		return nil, err
-	}
-	at := func(place nstest.Place) func(*exec.Cmd) (*nstest.Talk, error) {
-		return func(cmd *exec.Cmd) (*nstest.Talk, error) { return pair.Talk(place, cmd) }
-	}
-	end := sync.OnceValue(pair.Close)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, end())
+			err = errors.Join(err, closeAll(ways))
+			ways = nil
 		}
 	}()
-	server, err := StartServer(lab, cpu, at(nstest.AtServer))
-	if err != nil {
-		return nil, err
+	var pairs []*nstest.Direct
+	for _, name := range []string{Direct, Direct + sheet.Again} {
+		pair, err := lab.Direct()
+		if err != nil {
+			return ways, err
+		}
+		way := &fixed{name: name, v4: pair.ServerV4, v6: pair.ServerV6, grow: enough, close: sync.OnceValue(pair.Close)}
+		ways, pairs = append(ways, way), append(pairs, pair)
+		server, err := StartServer(lab, cpu, at(pair, nstest.AtServer))
+		if err != nil {
+			return ways, err
+		}
+		way.pids = []int{server}
+		if way.driver, err = StartDriver(lab, cpu, at(pair, nstest.AtClient)); err != nil {
+			return ways, err
+		}
 	}
-	across, err := StartDriver(lab, cpu, at(nstest.AtClient))
-	if err != nil {
-		return nil, err
-	}
-	none := func(context.Context, int) error { return nil }
-	pids := []int{server}
-	ways = []Way{&fixed{name, across, pair.ServerV4, pair.ServerV6, pids, none, end}}
-	if name != Direct {
-		return ways, nil
-	}
-	within, err := StartDriver(lab, cpu, at(nstest.AtServer))
-	if err != nil {
-		return nil, err
-	}
-	v4, v6 := netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()
-	return append(ways, &fixed{Loopback, within, v4, v6, pids, none, end}), nil
+	loop := *ways[0].(*fixed)
+	loop.name, loop.v4, loop.v6 = Loopback, netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()
+	loop.driver, err = StartDriver(lab, cpu, at(pairs[0], nstest.AtServer))
+	return append(ways, &loop), err
 }
+
+func at(pair *nstest.Direct, place nstest.Place) func(*exec.Cmd) (*nstest.Talk, error) {
+	return func(cmd *exec.Cmd) (*nstest.Talk, error) { return pair.Talk(place, cmd) }
+}
+
+// enough is for ways that services are nothing to.
+func enough(context.Context, int) error { return nil }
 
 func closeAll(ways []Way) error {
 	var errs []error
