@@ -19,10 +19,12 @@ import (
 	"syscall"
 
 	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
+	"github.com/sluice-net/sluice/tests/bench/scale"
 )
 
 func main() {
 	etcdtest.Main()
+	scale.Main()
 	var o options
 	flag.StringVar(&o.only, "only", "", "kernel, path, scale, control, or several with commas between them: measure nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "leave out what takes long")

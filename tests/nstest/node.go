@@ -132,6 +132,9 @@ func (l *Lab) New(ctx context.Context, settings Settings) (n *Node, err error) {
 	return n, n.Restart(ctx, settings)
 }
 
+// Binaries are the programs that run in the node.
+func (n *Node) Binaries() Binaries { return n.bin }
+
 // Socket is where the node's agent listens.
 func (n *Node) Socket() string { return filepath.Join(n.Run, "sluiced.sock") }
 

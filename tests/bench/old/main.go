@@ -60,9 +60,6 @@ func run(ctx context.Context, rounds int, only, attach string) (err error) {
 		run  func() error
 	}{
 		{"packets", func() error { return packets(node, client, rounds) }},
-		{"policies", func() error { return policies(rounds) }},
-		{"services", func() error { return services(rounds) }},
-		{"registry/scale", func() error { return scale(ctx, lab) }},
 	} {
 		if only == "" || only == part.name || strings.HasPrefix(part.name, only+"/") {
 			if err := part.run(); err != nil {
