@@ -69,7 +69,11 @@ func missed(s *sheet.Sheet, cases []sheet.Case, a aim) string {
 			continue
 		}
 		if e := s.Ratio(c, c.With("way", a.base), figure); e.Center > a.most {
-			where = append(where, fmt.Sprintf("%s over %s with services=%s", e, c.Get("family"), c.Get("services")))
+			text := fmt.Sprintf("%s over %s with services=%s", e, c.Get("family"), c.Get("services"))
+			if e.Lo <= a.most {
+				text += " (it may be chance: the interval reaches the aim)"
+			}
+			where = append(where, text)
 			if e.Center > most {
 				worst, most = c, e.Center
 			}
