@@ -40,10 +40,11 @@ struct config {
 	struct addr hairpin_v6; /* fd53:6c75:6963:65::1 */
 	__u8 gateway_mac[6];	/* MAC of every veth's host side */
 	__u8 set_retval;	/* 1: the kernel has bpf_set_retval for sock_addr programs (5.18) */
-	__u8 coarse_clock;	/* 1: the kernel has bpf_ktime_get_coarse_ns (5.11) */
+	__u8 kernel_ctx;	/* 1: the kernel has bpf_cast_to_kern_ctx (6.2) */
 	struct lifetimes lifetimes;
 	__u32 asked; /* entries of the map of that name; not 0 */
-	__u32 pad;
+	__u32 tick; /* ns from one of the kernel's jiffies to the next; 0: they do not tell the time */
+	__u64 epoch; /* CLOCK_MONOTONIC, in ns, when they were 0; wraps */
 };
 
 volatile const struct config cfg;

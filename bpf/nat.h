@@ -6,7 +6,9 @@
 #include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/udp.h>
+#include <bpf/bpf_core_read.h>
 
+#include "config.h"
 #include "parse.h"
 #include "types.h"
 
@@ -99,36 +101,91 @@ static __always_inline int sctp_ports_replace(struct __sk_buff *skb, __u32 l4, _
 	return bpf_skb_store_bytes(skb, l4 + SCTP_CHECK, &crc, sizeof(crc), BPF_F_RECOMPUTE_CSUM);
 }
 
+/* Of the kernel's own struct sk_buff (linux/skbuff.h), which has been so since before Linux 5.10. */
+struct sk_buff___summed {
+	__u8 ip_summed : 2;
+} __attribute__((preserve_access_index));
+
+/* Linux 6.2; the verifier makes a move of it (kernel/bpf/verifier.c). */
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
+
+/* Values of ip_summed: what is known about a packet's transport checksum. */
+enum summed {
+	SUMMED_NONE = 0,	/* it is in the packet */
+	SUMMED_UNNECESSARY = 1, /* the same, and was found right */
+	SUMMED_COMPLETE = 2,	/* the same, and the device has summed up the whole packet */
+	SUMMED_PARTIAL =
+		3, /* the pseudo-header's is; a device completes it, or its receiver trusts it */
+};
+
+/* A kernel that does not tell has its helpers do all that SUMMED_COMPLETE asks for. */
+static __always_inline enum summed summed(struct __sk_buff *skb)
+{
+	const struct sk_buff___summed *kernel;
+
+	if (!cfg.kernel_ctx)
+		return SUMMED_COMPLETE;
+	kernel = bpf_cast_to_kern_ctx(skb);
+	return BPF_CORE_READ_BITFIELD(kernel, ip_summed);
+}
+
+/* What a rewrite changes in the sum that a transport checksum is of. */
+struct change {
+	__u64 addrs; /* in the pseudo-header */
+	__u32 from_ports;
+	__u32 to_ports;
+};
+
 /*
- * Gives the packet the tuple {saddr, daddr, sport, dport}. Returns 0, or -1 when the kernel would
- * not: the packet is then half written and must be dropped.
- *
- * The helpers know what a partial checksum (one that the device or the receiver's trust completes)
- * wants: the pseudo-header's part only. So addresses go with BPF_F_PSEUDO_HDR and ports without.
+ * Has the kernel change the checksum at offset check. Its helpers know what a partial one wants, the
+ * pseudo-header's part only: so addresses go with BPF_F_PSEUDO_HDR and ports without.
  */
-static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *pkt,
-				   const struct flow *to)
+static __always_inline int check_by_helper(struct __sk_buff *skb, __u32 check, __u64 flags,
+					   const struct change *by)
+{
+	if (bpf_l4_csum_replace(skb, check, 0, fold32(by->addrs), flags | BPF_F_PSEUDO_HDR))
+		return -1;
+	if (by->from_ports != by->to_ports)
+		return bpf_l4_csum_replace(skb, check, by->from_ports, by->to_ports, flags | 4);
+	return 0;
+}
+
+/* The same without a call: two of them cost more than the look-up of a flow does. */
+static __always_inline int check_here(struct __sk_buff *skb, __u32 check, __u64 flags,
+				      enum summed kind, const struct change *by)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__u32 from_ports = port_word(pkt->tuple.sport, pkt->tuple.dport);
-	__u32 to_ports = port_word(to->sport, to->dport);
-	__u32 l4 = pkt->l4 & MAX_L4_OFFSET, check, flags = 0;
-	__u64 sum;
+	__u16 *sum = data + check, now;
+
+	if ((void *)(sum + 1) > end)
+		return -1;
+	/* UDP over IPv4 without a checksum (RFC 768). */
+	if (flags && !*sum)
+		return 0;
+	if (kind == SUMMED_PARTIAL)
+		now = fold16(by->addrs + *sum);
+	else
+		now = ~fold16(by->addrs + sum_words(&by->from_ports, &by->to_ports, 1) +
+			      (__u16) ~*sum);
+	*sum = flags && !now ? 0xffff : now;
+	return 0;
+}
+
+/* Gives the packet the addresses; adds to *sum what that changes. */
+static __always_inline int addresses_replace(struct __sk_buff *skb, const struct packet *pkt,
+					     const struct flow *to, __u64 *sum)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
 	if (pkt->v6) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
 
 		if ((void *)(ip + 1) > end)
 			return -1;
-		sum = sum_words((const __u32 *)&pkt->tuple.saddr, (const __u32 *)&to->saddr, 4) +
-		      sum_words((const __u32 *)&pkt->tuple.daddr, (const __u32 *)&to->daddr, 4);
+		*sum = sum_words((const __u32 *)&pkt->tuple.saddr, (const __u32 *)&to->saddr, 4) +
+		       sum_words((const __u32 *)&pkt->tuple.daddr, (const __u32 *)&to->daddr, 4);
 		__builtin_memcpy(&ip->saddr, &to->saddr, 16);
 		__builtin_memcpy(&ip->daddr, &to->daddr, 16);
-		/*
-		 * A device's sum of the whole packet (CHECKSUM_COMPLETE), if there is one, must follow.
-		 * IPv4's header takes back what its addresses add; this one has no checksum.
-		 */
-		bpf_csum_update(skb, fold32(sum));
 	} else {
 		struct iphdr *ip = data + ETH_HLEN;
 		__be32 from[2], into[2];
@@ -139,21 +196,47 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		from[1] = addr_to_v4(&pkt->tuple.daddr);
 		into[0] = addr_to_v4(&to->saddr);
 		into[1] = addr_to_v4(&to->daddr);
-		sum = sum_words(from, into, 2);
+		*sum = sum_words(from, into, 2);
 		ip->saddr = into[0];
 		ip->daddr = into[1];
-		ip->check = ~fold16((__u64)(__u16)~ip->check + fold16(sum));
+		ip->check = ~fold16((__u64)(__u16)~ip->check + fold16(*sum));
 	}
+	return 0;
+}
+
+/*
+ * Gives the packet the tuple {saddr, daddr, sport, dport}. Returns 0, or -1 when the kernel would
+ * not: the packet is then half written and must be dropped.
+ */
+static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *pkt,
+				   const struct flow *to)
+{
+	struct change by = {
+		.from_ports = port_word(pkt->tuple.sport, pkt->tuple.dport),
+		.to_ports = port_word(to->sport, to->dport),
+	};
+	__u32 l4 = pkt->l4 & MAX_L4_OFFSET, check, flags = 0;
+	enum summed kind = summed(skb);
+	void *data, *end;
+	__u32 *ports;
+
+	if (addresses_replace(skb, pkt, to, &by.addrs))
+		return -1;
+	/*
+	 * A device's sum of the whole packet, if there is one, must follow. IPv4's header takes back what
+	 * its addresses add; IPv6's has no checksum.
+	 */
+	if (pkt->v6 && kind == SUMMED_COMPLETE)
+		bpf_csum_update(skb, fold32(by.addrs));
 	if (pkt->fragment == FRAGMENT_LATER)
 		return 0;
 
-	if (from_ports != to_ports) {
-		__u32 *ports = data + l4;
-
-		if ((void *)(ports + 1) > end)
-			return -1;
-		*ports = to_ports;
-	}
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	ports = data + l4;
+	if ((void *)(ports + 1) > end)
+		return -1;
+	*ports = by.to_ports;
 	switch (pkt->tuple.proto) {
 	case IPPROTO_TCP:
 		check = l4 + offsetof(struct tcphdr, check);
@@ -164,21 +247,19 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		break;
 	case IPPROTO_SCTP:
 		/* No pseudo-header: addresses do not count. */
-		if (from_ports == to_ports)
+		if (by.from_ports == by.to_ports)
 			return 0;
 		/* The CRC is the whole datagram's, of which a fragment does not know the length. */
 		if (pkt->fragment != FRAGMENT_NONE)
 			return -1;
-		bpf_csum_update(skb, fold32(sum_words(&from_ports, &to_ports, 1)));
-		return sctp_ports_replace(skb, l4, from_ports, to_ports, pkt->l4_len);
+		bpf_csum_update(skb, fold32(sum_words(&by.from_ports, &by.to_ports, 1)));
+		return sctp_ports_replace(skb, l4, by.from_ports, by.to_ports, pkt->l4_len);
 	default:
 		return -1;
 	}
-	if (bpf_l4_csum_replace(skb, check, 0, fold32(sum), flags | BPF_F_PSEUDO_HDR))
-		return -1;
-	if (from_ports != to_ports)
-		return bpf_l4_csum_replace(skb, check, from_ports, to_ports, flags | 4);
-	return 0;
+	if (kind == SUMMED_COMPLETE)
+		return check_by_helper(skb, check, flags, &by);
+	return check_here(skb, check, flags, kind, &by);
 }
 
 #endif

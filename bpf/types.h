@@ -311,7 +311,7 @@ struct flow {
 	 */
 	__u32 epoch;
 	/*
-	 * bpf_ktime_get(_coarse)_ns of a recent packet this way, at most a second stale; even. In the
+	 * CLOCK_MONOTONIC, in ns, of a recent packet this way, at most a second stale; even. In the
 	 * answering half odd: none came yet, and this is a second before the first that asked.
 	 */
 	__u64 seen;

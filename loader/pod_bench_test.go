@@ -16,7 +16,7 @@ func BenchmarkFromPod(b *testing.B) {
 			number uint8
 		}{{"TCP", protoTCP}, {"UDP", protoUDP}} {
 			b.Run(f.name+"/"+proto.name, func(b *testing.B) {
-				r := newRig(b, f, rigOptions{coarseClock: true})
+				r := newRig(b, f, rigOptions{})
 				r.reset()
 				packet := frame{src: "A:1234", dst: "V:80", proto: proto.number, flags: flagACK}
 				if v, _ := r.run("A>", packet.bytes(f)); v != redirect {
@@ -72,7 +72,7 @@ func BenchmarkNewFlow(b *testing.B) {
 		}
 		for _, policies := range []string{"none", "defaults", "peers"} {
 			b.Run(f.name+"/"+policies, func(b *testing.B) {
-				r := newRig(b, f, rigOptions{coarseClock: true})
+				r := newRig(b, f, rigOptions{})
 				r.reset()
 				// As it comes out is how it goes in again.
 				rewire("A", func(e *endpoint) { e.Mac = mac("G") }).do(r)

@@ -60,10 +60,10 @@ func protoName(proto uint8) string {
 }
 
 func TestFlows(t *testing.T) {
-	for _, coarse := range []bool{false, true} {
+	for _, plain := range []bool{false, true} {
 		for _, f := range families() {
 			t.Run(f.name, func(t *testing.T) {
-				r := newRig(t, f, rigOptions{coarseClock: coarse})
+				r := newRig(t, f, rigOptions{plain: plain})
 				for _, proto := range protocols() {
 					t.Run(strings.TrimSpace(lines(proto, "")[0]), func(t *testing.T) {
 						r.runFixtures(t, vipFlows(proto))

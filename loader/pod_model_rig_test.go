@@ -61,7 +61,7 @@ func modelLifetimes() Lifetimes {
 }
 
 func newModelRig(t testing.TB, f family) *modelRig {
-	r := newRig(t, f, rigOptions{lifetimes: modelLifetimes(), flows: func(m *ebpf.MapSpec) { m.MaxEntries = 8192 },
+	r := newRig(t, f, rigOptions{exact: true, lifetimes: modelLifetimes(), flows: func(m *ebpf.MapSpec) { m.MaxEntries = 8192 },
 		edit: func(s *ebpf.CollectionSpec) {
 			s.Maps["frags"].MaxEntries, s.Maps["slots"].MaxEntries = 8192, worldSlots
 		}})

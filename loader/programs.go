@@ -71,8 +71,26 @@ func probeConfig(l Lifetimes) (config, error) {
 	if err != nil {
 		return c, err
 	}
-	c.CoarseClock, err = probeHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs)
-	return c, err
+	if c.KernelCtx, err = probeKfunc("bpf_cast_to_kern_ctx"); err != nil {
+		return c, err
+	}
+	return c, c.tellTime()
+}
+
+// probeKfunc finds out whether the kernel has a function for programs. One without BTF has none.
+func probeKfunc(name string) (uint8, error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err == nil {
+		var fn *btf.Func
+		err = kernel.TypeByName(name, &fn)
+	}
+	switch {
+	case err == nil:
+		return 1, nil
+	case errors.Is(err, btf.ErrNotFound), errors.Is(err, ebpf.ErrNotSupported):
+		return 0, nil
+	}
+	return 0, fmt.Errorf("probe kernel for %s: %w", name, err)
 }
 
 func probeHelper(t ebpf.ProgramType, fn asm.BuiltinFunc) (uint8, error) {
@@ -133,12 +151,17 @@ func loadPrograms(sock, pod *ebpf.CollectionSpec, set *mapSet, withSock bool) (_
 		replacements[name] = set.get(name)
 	}
 	cache := btf.NewCache()
+	var types *btf.Spec // nil: the kernel's own
+	if _, err := cache.Kernel(); errors.Is(err, ebpf.ErrNotSupported) {
+		// The kernel says nothing of its types. What would read them is dead code then; see config.
+		types = pod.Types
+	}
 	load := func(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		for _, m := range spec.Maps {
 			m.Pinning = ebpf.PinNone
 		}
 		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-			MapReplacements: replacements, Cache: cache,
+			MapReplacements: replacements, Cache: cache, Programs: ebpf.ProgramOptions{KernelTypes: types},
 		})
 		if err != nil {
 			return nil, fmt.Errorf("load programs: %w", err)

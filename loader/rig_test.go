@@ -10,8 +10,6 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -64,22 +62,29 @@ type rig struct {
 
 // rigOptions change how the programs are loaded. The zero value will do.
 type rigOptions struct {
-	coarseClock bool
-	lifetimes   Lifetimes // a field that is 0 has its default
-	flows       func(*ebpf.MapSpec)
-	edit        func(*ebpf.CollectionSpec)
+	plain     bool      // as on a kernel without what is newer than 5.10
+	exact     bool      // time to the nanosecond and not to the tick
+	lifetimes Lifetimes // a field that is 0 has its default
+	flows     func(*ebpf.MapSpec)
+	edit      func(*ebpf.CollectionSpec)
 }
 
 // podConfig is the configuration that the fixtures expect.
-func podConfig(coarse bool) config {
+func podConfig(t testing.TB, plain bool) config {
+	t.Helper()
 	c := config{GatewayMac: mac("G"), SetRetval: 1}
 	DefaultLifetimes().tell(&c)
 	c.GatewayV4.Bytes = families()[0].addr("G").As16()
 	c.GatewayV6.Bytes = families()[1].addr("G").As16()
 	c.HairpinV6.Bytes = families()[1].addr("H").As16()
-	if coarse {
-		c.CoarseClock = 1
+	if plain {
+		return c
 	}
+	found, err := probeConfig(DefaultLifetimes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.KernelCtx, c.Tick, c.Epoch = found.KernelCtx, found.Tick, found.Epoch
 	return c
 }
 
@@ -109,9 +114,6 @@ func newRig(t testing.TB, f family, o rigOptions) *rig {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	if o.coarseClock && features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) != nil {
-		t.Skip("the kernel has no coarse clock")
-	}
 	// The thread is not unlocked: it dies with the goroutine, and its namespace with it.
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -140,7 +142,10 @@ func newRig(t testing.TB, f family, o rigOptions) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := podConfig(o.coarseClock)
+	cfg := podConfig(t, o.plain)
+	if o.exact {
+		cfg.Tick = 0
+	}
 	l, err := o.lifetimes.withDefaults()
 	if err != nil {
 		t.Fatal(err)

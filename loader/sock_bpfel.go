@@ -58,10 +58,10 @@ type sockConfig struct {
 		_     structs.HostLayout
 		Bytes [16]uint8
 	}
-	GatewayMac  [6]uint8
-	SetRetval   uint8
-	CoarseClock uint8
-	Lifetimes   struct {
+	GatewayMac [6]uint8
+	SetRetval  uint8
+	KernelCtx  uint8
+	Lifetimes  struct {
 		_               structs.HostLayout
 		TcpOpening      uint64
 		TcpEstablished  uint64
@@ -76,7 +76,8 @@ type sockConfig struct {
 		Other           uint64
 	}
 	Asked uint32
-	Pad   uint32
+	Tick  uint32
+	Epoch uint64
 }
 
 type sockCounters struct {

@@ -31,7 +31,7 @@ func (s *sockets) attachSockets(dir string) {
 		s.t.Fatal(err)
 	}
 	shared := s.shared(spec)
-	unpinned(s.t, spec, podConfig(false))
+	unpinned(s.t, spec, podConfig(s.t, false))
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		s.t.Fatalf("%+v", err)

@@ -92,7 +92,7 @@ func newSockets(t *testing.T, dir string, d domain, setRetval bool) *sockets {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := podConfig(false)
+	cfg := podConfig(t, false)
 	if !setRetval {
 		cfg.SetRetval = 0
 	}
