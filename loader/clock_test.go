@@ -30,9 +30,9 @@ func TestClock(t *testing.T) {
 				r.lookup("flows", sockFlowKey{
 					Saddr: toAddress(f.addr("A")), Daddr: toAddress(f.addr("V")), Sport: 1234, Dport: 80, Proto: protoUDP,
 				}, &made)
-				// The last tick is up to one ago, and the epoch was told to within another.
+				// The last tick may be late where another machine has the CPU. Lifetimes are whole seconds.
 				seen := time.Duration(made.Seen)
-				if seen < before-2*time.Duration(tick.Nsec) || seen > after+time.Duration(tick.Nsec) {
+				if seen < before-time.Second || seen > after+time.Duration(tick.Nsec) {
 					t.Fatalf("seen at %s, which was between %s and %s", seen, before, after)
 				}
 			}
