@@ -23,7 +23,7 @@ STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CLANG_FORMAT := clang-format-19
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate check-generated test clients kernels demo bench lint install uninstall clean bpffs
+.PHONY: help build generate check-generated test clients kernels demo bench bench-compare lint install uninstall clean bpffs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,12 @@ bench: bpffs ## measure it beside its peers, 15 minutes of a quiet machine; BENC
 	$(call need,git)
 	$(GO) build -o bin/bench/bench ./tests/bench
 	bin/bench/bench $(bench-flags)
+
+bench-compare: bpffs ## measure the working tree beside another revision, REF=...
+	$(if $(REF),,$(error say which revision: make bench-compare REF=v1.0))
+	$(call need,git)
+	$(GO) build -o bin/bench/compare ./tests/bench/compare
+	bin/bench/compare -ref '$(REF)'
 
 lint: ## gofmt, go vet, staticcheck, clang-format
 	$(call need,git $(CLANG_FORMAT))

@@ -49,13 +49,13 @@ func (r *reporter) sections() (list []section, err error) {
 			sec.Notes = append(sec.Notes, n.Text)
 		}
 		k := sortOut(r.s.Cases(part))
-		for _, make := range []func() ([]group, error){
+		for _, form := range []func() ([]group, error){
 			func() ([]group, error) { return r.wayGroups(k.ways) },
 			func() ([]group, error) { return r.classGroups(k.classes), nil },
 			func() ([]group, error) { return r.curveGroups(k.curves) },
 			func() ([]group, error) { return r.restGroups(k.rest) },
 		} {
-			groups, err := make()
+			groups, err := form()
 			if err != nil {
 				return nil, err
 			}

@@ -296,3 +296,9 @@ func number(v float64) string {
 
 // largerIsBetter tells which way a unit's figures should go.
 func largerIsBetter(unit string) bool { return strings.HasSuffix(unit, "/s") }
+
+// Figure shows a value of a unit in the scale in which it reads best.
+func Figure(unit string, v float64) string {
+	factor, s := scaleOf(unit, v)
+	return strings.TrimSpace(number(v*factor/s.by) + " " + s.suffix)
+}

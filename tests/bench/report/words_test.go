@@ -35,3 +35,11 @@ func TestTitle(t *testing.T) {
 		}
 	}
 }
+
+func TestFigure(t *testing.T) {
+	for unit, want := range map[string]string{"ns/op": "1.50 µs", "insns/op": "1500", "rss-B": "1.46 KiB"} {
+		if got := Figure(unit, 1500); got != want {
+			t.Errorf("1500 %s is %q, want %q", unit, got, want)
+		}
+	}
+}
