@@ -3,6 +3,8 @@ package etcd
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-net/sluice/registry"
 )
@@ -101,6 +105,37 @@ func TestOpenWarnsOfNothing(t *testing.T) {
 	}
 	if logs.String() != "" {
 		t.Errorf("a quiet start and stop logs:\n%s", logs.String())
+	}
+}
+
+// TestOpenAfterManyWrites: the second start says no more than the first.
+func TestOpenAfterManyWrites(t *testing.T) {
+	var logs logBuffer
+	o := Options{Dir: filepath.Join(t.TempDir(), "etcd"), Run: runDir(t)}
+	s, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, ctx := errgroup.WithContext(t.Context())
+	group.SetLimit(256)
+	for i := range 8000 { // etcd lets 5000 entries pile up before it takes nothing more
+		group.Go(func() error {
+			_, err := s.client.Put(ctx, fmt.Sprint("/x/", i%100), "")
+			return err
+		})
+	}
+	if err := errors.Join(group.Wait(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	o.Logger = slog.New(slog.NewTextHandler(&logs, nil))
+	if s, err = Open(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if said := logs.String(); strings.Contains(said, "failed to publish") {
+		t.Errorf("said at start:\n%.500s", said)
 	}
 }
 
