@@ -38,18 +38,19 @@ func TestPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &sheet.Sheet{}
-	plan := path.Plan{
-		Kinds: path.Kinds(), Families: []path.Family{path.IPv4, path.IPv6}, Services: []int{1, 300}, Rounds: 2,
-		Batch: 2 * time.Millisecond, Log: t.Logf,
-	}
-	if err := path.Measure(t.Context(), s, plan, ways...); err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range plan.Services {
+	both := []path.Family{path.IPv4, path.IPv6}
+	for _, plan := range []path.Plan{
+		{Kinds: path.Kinds(), Families: both, Services: []int{1}},
+		{Kinds: []batch.Kind{batch.TCPRR}, Families: both, Services: []int{300}},
+	} {
+		plan.Rounds, plan.Batch, plan.Log = 2, 2*time.Millisecond, t.Logf
+		if err := path.Measure(t.Context(), s, plan, ways...); err != nil {
+			t.Fatal(err)
+		}
 		for _, f := range plan.Families {
 			for _, k := range plan.Kinds {
 				for _, w := range ways {
-					sane(t, s, path.Case(k, f, n, w.Name()))
+					sane(t, s, path.Case(k, f, plan.Services[0], w.Name()))
 				}
 			}
 		}

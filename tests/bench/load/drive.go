@@ -14,14 +14,49 @@ import (
 	"github.com/sluice-net/sluice/tests/bench/load/batch"
 )
 
-// operation is what a kind does again and again.
-type operation interface {
+// load is what a batch of a kind does.
+type load interface {
 	// open makes what all operations of a batch use.
+	open(o batch.Order) error
+	// run does operations for a time, until the first fails, and counts those that it did.
+	run(length time.Duration, count int, latency *batch.Histogram) (batch.Result, unix.Errno)
+	// close ends what open made, as far as it did.
+	close()
+}
+
+func newLoad(k batch.Kind) (load, error) {
+	switch k {
+	case batch.TCPRR:
+		return repeated{&requests{kind: unix.SOCK_STREAM}}, nil
+	case batch.UDPRR:
+		return repeated{&requests{kind: unix.SOCK_DGRAM}}, nil
+	case batch.TCPCRR:
+		return repeated{&connections{}}, nil
+	case batch.TCPConnect:
+		return repeated{&connections{silent: true}}, nil
+	case batch.TCPStream, batch.TCPStreams:
+		return &streams{}, nil
+	}
+	return nil, fmt.Errorf("kind %q: there is none", k)
+}
+
+// operation is what most kinds do, again and again.
+type operation interface {
 	open(o batch.Order) error
 	// once does one, without a check of the stack or an allocation.
 	once() unix.Errno
-	// close ends what open made, as far as it did.
 	close()
+}
+
+// repeated is the load of one operation after the other, each of them timed.
+type repeated struct{ op operation }
+
+func (r repeated) open(o batch.Order) error { return r.op.open(o) }
+func (r repeated) close()                   { r.op.close() }
+
+func (r repeated) run(length time.Duration, count int, latency *batch.Histogram) (batch.Result, unix.Errno) {
+	n, elapsed, errno := repeat(r.op, length, count, latency)
+	return batch.Result{N: n, Elapsed: elapsed}, errno
 }
 
 // patience is how much longer than it should a batch may take: the calls themselves have no deadline, which
@@ -66,12 +101,12 @@ func (d *driver) do(o batch.Order) batch.Result {
 }
 
 func (d *driver) measure(o batch.Order) (r batch.Result, err error) {
-	op, err := newOperation(o.Kind)
+	l, err := newLoad(o.Kind)
 	if err != nil {
 		return r, err
 	}
-	defer op.close()
-	if err := op.open(o); err != nil {
+	defer l.close()
+	if err := l.open(o); err != nil {
 		return r, err
 	}
 	clocks, err := cpuClocks(o.PIDs)
@@ -82,7 +117,7 @@ func (d *driver) measure(o batch.Order) (r batch.Result, err error) {
 		o.Count = math.MaxInt
 	}
 	if o.Warm > 0 {
-		warmed, errno := d.run(op, o.Warm, o.Count)
+		warmed, errno := l.run(o.Warm, o.Count/4, &d.latency)
 		if errno != 0 {
 			return r, fmt.Errorf("warm up: %w", errno)
 		}
@@ -90,7 +125,7 @@ func (d *driver) measure(o batch.Order) (r batch.Result, err error) {
 	}
 	d.latency.Reset()
 	before := cpuTime(clocks)
-	r, errno := d.run(op, o.For, o.Count)
+	r, errno := l.run(o.For, o.Count, &d.latency)
 	r.CPU = cpuTime(clocks) - before
 	if d.latency.N() > 0 {
 		r.Latency = &d.latency
@@ -101,19 +136,12 @@ func (d *driver) measure(o batch.Order) (r batch.Result, err error) {
 	return r, nil
 }
 
-// run does operations until the first fails.
-func (d *driver) run(op operation, length time.Duration, count int) (batch.Result, unix.Errno) {
-	if s, ok := op.(*streams); ok {
-		return s.run(length)
-	}
-	n, elapsed, errno := repeat(op, length, count, &d.latency)
-	return batch.Result{N: n, Elapsed: elapsed}, errno
-}
-
 // repeat takes the end of one operation for the begin of the next, so that nothing falls between them.
 //
 //go:nosplit
-func repeat(op operation, length time.Duration, count int, latency *batch.Histogram) (n int, elapsed time.Duration, errno unix.Errno) {
+func repeat(op operation, length time.Duration, count int, latency *batch.Histogram) (
+	n int, elapsed time.Duration, errno unix.Errno,
+) {
 	start := now()
 	for begin := start; n < count && begin-start < length; n++ {
 		if errno = op.once(); errno != 0 {
@@ -150,20 +178,4 @@ func cpuTime(clocks []int32) (sum time.Duration) {
 		}
 	}
 	return sum
-}
-
-func newOperation(k batch.Kind) (operation, error) {
-	switch k {
-	case batch.TCPRR:
-		return &requests{kind: unix.SOCK_STREAM}, nil
-	case batch.UDPRR:
-		return &requests{kind: unix.SOCK_DGRAM}, nil
-	case batch.TCPCRR:
-		return &connections{}, nil
-	case batch.TCPConnect:
-		return &connections{silent: true}, nil
-	case batch.TCPStream, batch.TCPStreams:
-		return &streams{}, nil
-	}
-	return nil, fmt.Errorf("kind %q: there is none", k)
 }

@@ -138,7 +138,7 @@ func TestStreamsCountWhatArrived(t *testing.T) {
 	}
 	sum := 0
 	for range 2 { // a socket is as good as new after the first
-		r, errno := s.run(5 * time.Millisecond)
+		r, errno := s.run(5*time.Millisecond, 0, nil)
 		if errno != 0 || r.N == 0 || r.Elapsed < 5*time.Millisecond {
 			t.Errorf("%d KiB in %s: %v", r.N, r.Elapsed, errno)
 		}

@@ -42,7 +42,7 @@ func (s *streams) open(o batch.Order) error {
 	return nil
 }
 
-func (s *streams) run(length time.Duration) (r batch.Result, errno unix.Errno) {
+func (s *streams) run(length time.Duration, _ int, _ *batch.Histogram) (r batch.Result, errno unix.Errno) {
 	start := now()
 	if errno = s.fill(start + length); errno == 0 {
 		errno = s.settle()
@@ -111,9 +111,6 @@ func (s *streams) settle() unix.Errno {
 	}
 	return 0
 }
-
-// once is not what streams do.
-func (s *streams) once() unix.Errno { return unix.ENOSYS }
 
 func (s *streams) close() {
 	for _, p := range s.fds {

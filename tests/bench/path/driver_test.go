@@ -1,6 +1,8 @@
 package path
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluice-net/sluice/tests/bench/load/batch"
+	"github.com/sluice-net/sluice/tests/bench/sheet"
 	"github.com/sluice-net/sluice/tests/nstest"
 )
 
@@ -102,5 +105,42 @@ func refuse(t *testing.T, w Way) {
 		if r, err := w.Driver().Do(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q: did %d, error %v", want, r.N, err)
 		}
+	}
+}
+
+// lost is a way to where nobody answers.
+type lost struct{ Way }
+
+func (l lost) Name() string         { return "lost" }
+func (l lost) To(Family) netip.Addr { return netip.IPv6Loopback() }
+
+// A way that fails costs its own figures, and no other's.
+func TestFailingWay(t *testing.T) {
+	ways := routedWays(t)
+	s := &sheet.Sheet{}
+	plan := Plan{
+		Kinds: []batch.Kind{batch.TCPRR, batch.TCPStream}, Families: []Family{IPv6}, Services: []int{1, 2}, Rounds: 2,
+		Batch: time.Millisecond, Log: t.Logf,
+	}
+	err := Measure(t.Context(), s, plan, append(ways, lost{ways[0]})...)
+	if err == nil || !strings.Contains(err.Error(), "by lost") || strings.Count(err.Error(), "refused") != 1 {
+		t.Errorf("measured: %v", err)
+	}
+	if n := s.Notes(Name); len(n) != 1 || !strings.Contains(n[0].Text, "lost") {
+		t.Errorf("notes: %v", n)
+	}
+	for _, n := range plan.Services {
+		for _, k := range plan.Kinds {
+			for _, w := range ways {
+				if got := len(s.Samples(Case(k, IPv6, n, w.Name()))); got != 2 {
+					t.Errorf("%s, %s, %d services: %d rounds", w.Name(), k, n, got)
+				}
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Measure(ctx, s, plan, ways...); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -2,8 +2,10 @@ package path
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sluice-net/sluice/tests/bench/load/batch"
@@ -56,18 +58,32 @@ func Case(k batch.Kind, f Family, services int, way string) sheet.Case {
 	return sheet.Of(Name, "kind", k, "family", f, "services", services, "way", way)
 }
 
-// Measure enters in s what the plan says, of all ways in turn, in each round in another order.
+// Measure enters in s what the plan says, of all ways in turn, in each round in another order. A way that fails is
+// measured no further; the others are, and the error returned at the end.
 func Measure(ctx context.Context, s *sheet.Sheet, p Plan, ways ...Way) error {
+	r := &run{sheet: s, ways: ways}
+	return errors.Join(r.measure(ctx, p), r.failed)
+}
+
+// run is what some ways are measured in, by one plan after the other.
+type run struct {
+	sheet  *sheet.Sheet
+	ways   []Way // that have not failed
+	failed error
+}
+
+// measure carries out a plan. Its error is the context's.
+func (r *run) measure(ctx context.Context, p Plan) error {
 	for _, n := range p.Services {
-		for _, w := range ways {
+		for _, w := range r.ways {
 			if err := w.Services(ctx, n); err != nil {
-				return fmt.Errorf("make %d services for %s: %w", n, w.Name(), err)
+				r.fail(w, fmt.Errorf("make %d services for %s: %w", n, w.Name(), err))
 			}
 		}
 		for _, family := range p.Families {
 			for _, kind := range p.Kinds {
 				p.Log("path: %s over %s, services: %d", kind, family, n)
-				if err := p.interleave(ctx, s, kind, family, n, ways); err != nil {
+				if err := r.interleave(ctx, p, kind, family, n); err != nil {
 					return err
 				}
 			}
@@ -76,10 +92,17 @@ func Measure(ctx context.Context, s *sheet.Sheet, p Plan, ways ...Way) error {
 	return nil
 }
 
+func (r *run) fail(w Way, err error) {
+	r.sheet.Note(Name, "Measured no further: %s, because of an error: %v.", w.Name(), err)
+	r.failed = errors.Join(r.failed, err)
+	r.ways = slices.DeleteFunc(slices.Clone(r.ways), func(other Way) bool { return other == w })
+}
+
 // interleave measures one kind by all ways, in all rounds.
-func (p Plan) interleave(ctx context.Context, s *sheet.Sheet, k batch.Kind, f Family, services int, ways []Way) error {
-	latencies := make([]batch.Histogram, len(ways))
+func (r *run) interleave(ctx context.Context, p Plan, k batch.Kind, f Family, services int) error {
+	latencies := map[Way]*batch.Histogram{}
 	for round := range p.Rounds {
+		ways := r.ways
 		for _, i := range rotation(round, len(ways)) {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -87,22 +110,26 @@ func (p Plan) interleave(ctx context.Context, s *sheet.Sheet, k batch.Kind, f Fa
 			w := ways[i]
 			o := p.order(k)
 			o.To, o.PIDs = netip.AddrPortFrom(w.To(f), k.Port()), w.PIDs()
-			r, err := w.Driver().Do(o)
+			result, err := w.Driver().Do(o)
 			if err != nil && ctx.Err() != nil {
 				return ctx.Err() // an interrupt goes to the driver as well
 			}
 			if err != nil {
-				return fmt.Errorf("%s over %s by %s: %w", k, f, w.Name(), err)
+				r.fail(w, fmt.Errorf("%s over %s by %s: %w", k, f, w.Name(), err))
+				continue
 			}
-			if r.Latency != nil {
-				latencies[i].Merge(r.Latency)
+			if latencies[w] == nil {
+				latencies[w] = &batch.Histogram{}
 			}
-			s.Add(Case(k, f, services, w.Name()), round, r.N, values(k, r)...)
+			if result.Latency != nil {
+				latencies[w].Merge(result.Latency)
+			}
+			r.sheet.Add(Case(k, f, services, w.Name()), round, result.N, values(k, result)...)
 		}
 	}
-	for i, w := range ways {
-		if latencies[i].N() > 0 {
-			s.AddLatency(distribution(Case(k, f, services, w.Name()), &latencies[i]))
+	for _, w := range r.ways {
+		if latencies[w].N() > 0 {
+			r.sheet.AddLatency(distribution(Case(k, f, services, w.Name()), latencies[w]))
 		}
 	}
 	return nil

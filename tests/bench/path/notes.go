@@ -2,6 +2,7 @@ package path
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -33,13 +34,13 @@ func aims() []aim {
 	}
 }
 
-// Explain enters notes about what was measured: how, which aims are missed and where the time goes, and how much of
-// its CPU it had.
+// Explain enters notes about what was measured: how, which aims are missed and where the time goes, and how
+// much of its CPU it had.
 func Explain(s *sheet.Sheet) {
-	s.Note(Name, "In every round each way has its turn, in another order: %s of each kind, after a fifth of that which is "+
-		"not timed. Requests and answers have one byte, writes to streams 64 KiB, TCP_STREAMS are %d; an operation of theirs is "+
-		"a KiB that arrived. The server closes connections first. Services have %d backends of each IP version, those that are called have one.",
-		BatchTime, bulkStreams, Backends)
+	s.Note(Name, "In every round each way has its turn, in another order: %s of each kind, after a fifth of that "+
+		"which is not timed. Requests and answers have one byte, writes to streams 64 KiB; TCP_STREAMS are %d, and an "+
+		"operation of streams is a KiB that arrived. The server closes connections first. Services have %d backends of "+
+		"each IP version, those that are called have one.", BatchTime, bulkStreams, Backends)
 	cases := s.Cases(Name)
 	for _, a := range aims() {
 		if text := missed(s, cases, a); text != "" {
@@ -53,9 +54,10 @@ func Explain(s *sheet.Sheet) {
 		}
 	}
 	if len(shares) > 0 && slices.Min(shares) < 0.9 {
-		s.Note(Name, "The CPU was not theirs alone: client and server, which always have something to do, had it for %.0f %% of "+
-			"the time in TCP_RR by %s. What else ran there is in the mean and in the tail of all latencies; or the "+
-			"kernel accounts for softirqs apart, which are then missing in cpu-ns/op.", 100*slices.Min(shares), Direct)
+		s.Note(Name, "The CPU was not theirs alone: client and server, which always have something to do, had it for "+
+			"%.0f %% of the time in TCP_RR by %s. What else ran there is in the mean and in the tail of all latencies; or "+
+			"the kernel accounts for softirqs apart, which are then missing in cpu-ns/op.",
+			100*slices.Min(shares), Direct)
 	}
 }
 
@@ -65,7 +67,10 @@ func missed(s *sheet.Sheet, cases []sheet.Case, a aim) string {
 	var worst sheet.Case
 	var most float64
 	for _, c := range cases {
-		if c.Get("way") != a.way || c.Get("kind") != string(a.kind) || a.services != "" && c.Get("services") != a.services {
+		if c.Get("way") != a.way || c.Get("kind") != string(a.kind) {
+			continue
+		}
+		if a.services != "" && c.Get("services") != a.services {
 			continue
 		}
 		if e := s.Ratio(c, c.With("way", a.base), figure); e.Center > a.most {
@@ -82,8 +87,8 @@ func missed(s *sheet.Sheet, cases []sheet.Case, a aim) string {
 	if len(where) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("Aim missed: %s at most %.2f x %s in %s (%s), but %s. In the worst of them: %s", a.way, a.most, a.base,
-		a.kind, figure, strings.Join(where, "; "), spent(s, worst))
+	return fmt.Sprintf("Aim missed: %s at most %.2f x %s in %s (%s), but %s. In the worst of them: %s",
+		a.way, a.most, a.base, a.kind, figure, strings.Join(where, "; "), spent(s, worst))
 }
 
 // spent says where the time of a case goes, as far as other cases tell.
@@ -92,16 +97,17 @@ func spent(s *sheet.Sheet, c sheet.Case) string {
 		return s.Median(c.With("kind", string(kind)).With("way", way), figure).Center / 1e3
 	}
 	kind, way := batch.Kind(c.Get("kind")), c.Get("way")
-	direct, floor := micros(kind, Direct), micros(kind, Loopback)
-	text := fmt.Sprintf("%.1f us, by %s %.1f, by %s %.1f, which is the part of sockets, system calls and the change from one "+
-		"process to the other.", micros(kind, way), Direct, direct, Loopback, floor)
+	took, direct, floor := micros(kind, way), micros(kind, Direct), micros(kind, Loopback)
+	text := fmt.Sprintf("%.1f us, by %s %.1f, by %s %.1f, which is the part of sockets, system calls and the change from "+
+		"one process to the other.", took, Direct, direct, Loopback, floor)
 	if direct > floor {
-		text += fmt.Sprintf(" The path itself takes %.2f of what it takes by %s.", (micros(kind, way)-floor)/(direct-floor), Direct)
+		text += fmt.Sprintf(" The path itself takes %.2f of what it takes by %s.", (took-floor)/(direct-floor), Direct)
 	}
-	if connect := s.Median(c.With("kind", string(batch.TCPConnect)), figure); kind == batch.TCPCRR && connect.Rounds > 0 {
-		text += fmt.Sprintf(" Beside %s: %+.1f us for request, answer and all, %+.1f for a connection with nothing sent, %+.1f for a "+
-			"round trip on one that stays.", Direct, micros(kind, way)-direct,
-			micros(batch.TCPConnect, way)-micros(batch.TCPConnect, Direct), micros(batch.TCPRR, way)-micros(batch.TCPRR, Direct))
+	connect := micros(batch.TCPConnect, way) - micros(batch.TCPConnect, Direct)
+	kept := micros(batch.TCPRR, way) - micros(batch.TCPRR, Direct)
+	if kind == batch.TCPCRR && !math.IsNaN(connect) && !math.IsNaN(kept) {
+		text += fmt.Sprintf(" Beside %s: %+.1f us for request, answer and all, %+.1f for a connection with nothing sent, "+
+			"%+.1f for a round trip on one that stays.", Direct, took-direct, connect, kept)
 	}
 	return text
 }

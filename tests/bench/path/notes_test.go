@@ -49,7 +49,9 @@ func TestMissedAims(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, got)
 		}
 	}
-	for _, wrong := range []string{"container at most", "vip_socket at most", "vip_tc at most 0.92", "vip_tc at most 0.47", "NaN", "not theirs alone"} {
+	for _, wrong := range []string{
+		"container at most", "vip_socket at most", "vip_tc at most 0.92", "vip_tc at most 0.47", "NaN", "not theirs alone",
+	} {
 		if strings.Contains(got, wrong) {
 			t.Errorf("%q in:\n%s", wrong, got)
 		}

@@ -28,25 +28,27 @@ func Run(ctx context.Context, env part.Env, others ...Maker) (err error) {
 		return err
 	}
 	ways = append(ways, ours...)
-	var failed error // a peer's trouble leaves the rest to be measured
-	for _, make := range others {
-		w, err := make(ctx, env)
+	r := &run{sheet: env.Sheet}
+	for _, other := range others {
+		w, err := other(ctx, env)
 		switch {
 		case errors.Is(err, ErrAbsent):
 			env.Sheet.Note(Name, "Not measured: %v.", err)
 		case err != nil:
-			failed = errors.Join(failed, fmt.Errorf("make a way: %w", err))
+			env.Sheet.Note(Name, "Not measured because of an error: %v.", err)
+			r.failed = errors.Join(r.failed, fmt.Errorf("make a way: %w", err))
 		default:
 			ways = append(ways, w)
 		}
 	}
-	defer Explain(env.Sheet)
+	r.ways = ways
 	for _, p := range plans(env) {
-		if err := Measure(ctx, env.Sheet, p, ways...); err != nil {
-			return errors.Join(failed, err)
+		if err := r.measure(ctx, p); err != nil {
+			return errors.Join(r.failed, err)
 		}
 	}
-	return failed
+	Explain(env.Sheet)
+	return r.failed
 }
 
 // plans are the part's matrix.

@@ -34,8 +34,9 @@ func (f *fixed) To(family Family) netip.Addr               { return family.Of(f.
 func (f *fixed) PIDs() []int                               { return f.pids }
 func (f *fixed) Close() error                              { return f.close() }
 
-// Routed makes direct, direct_again and loopback. The two direct ones are equal and have nothing in common: where things
-// happen to lie in memory is a part of the noise. Loopback is where the server of direct is, whose Close ends it too.
+// Routed makes direct, direct_again and loopback. The two direct ones are equal and have nothing in common: where
+// things happen to lie in memory is a part of the noise. Loopback is where the server of direct is, whose Close
+// ends it too.
 func Routed(lab *nstest.Lab, cpu int) (ways []Way, err error) {
 	defer func() {
 		if err != nil {

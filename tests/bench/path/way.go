@@ -49,16 +49,6 @@ type Way interface {
 	Close() error
 }
 
-// As is a way by another name, for one of several that would have the same.
-func As(w Way, name string) Way { return named{w, name} }
-
-type named struct {
-	Way
-	name string
-}
-
-func (n named) Name() string { return n.name }
-
 // Maker makes a way that belongs to another package.
 type Maker func(context.Context, part.Env) (Way, error)
 

@@ -54,11 +54,11 @@ func (k Kind) Port() uint16 {
 type Order struct {
 	Kind Kind
 	To   netip.AddrPort
-	// Warm is how long the same is done before anything is timed.
+	// Warm is how long the same is done before anything is timed, but at most a quarter of Count.
 	Warm time.Duration
 	// For is how long operations are begun.
 	For time.Duration
-	// Count is how many operations there are at most, those of the warming included; 0: no bound.
+	// Count is how many operations there are at most, those of the warming included; 0: no bound. Streams have none.
 	Count int
 	// Bytes are the size of a request and of its answer, 1 to MaxBytes; of a write to a stream.
 	Bytes int
