@@ -54,7 +54,7 @@ func (b *bench) applies(ctx context.Context) (err error) {
 				took = append(took, time.Since(start))
 			}
 			if round >= 0 {
-				b.took.Round(of("step", "policy_applied", "kind", kind.name), round, took)
+				b.took.Round(of("kind", "policy", "step", kind.name), round, took)
 			}
 		}
 	}

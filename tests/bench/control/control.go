@@ -58,6 +58,7 @@ func Run(ctx context.Context, env part.Env) (err error) {
 	}
 	b.took.Done()
 	judge(env.Sheet)
+	explain(env.Sheet)
 	return errors.Join(err, ctx.Err())
 }
 

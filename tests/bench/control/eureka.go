@@ -46,7 +46,7 @@ func (b *bench) eureka(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.Sheet.Add(of("step", "Eureka", "kind", "POST_register", "instances", instances), 0, instances,
+	b.Sheet.Add(of("kind", "Eureka_load", "step", "POST_register", "instances", instances), 0, instances,
 		sheet.Value{Unit: "ops/s", Value: float64(instances) / took.Seconds()})
 	get := func(path, encoding string, want int) func(context.Context, int) (int64, error) {
 		return func(ctx context.Context, _ int) (int64, error) {
@@ -82,7 +82,7 @@ func (b *bench) eureka(ctx context.Context) (err error) {
 func (b *bench) requests(ctx context.Context, node *nstest.Node, instances int, list []request) error {
 	for round := -1; round < b.Rounds; round++ {
 		for _, r := range list {
-			if err := b.request(ctx, node, round, of("step", "Eureka", "kind", r.kind, "instances", instances), r); err != nil {
+			if err := b.request(ctx, node, round, of("kind", "Eureka", "step", r.kind, "instances", instances), r); err != nil {
 				return fmt.Errorf("%s: %w", r.kind, err)
 			}
 		}

@@ -74,7 +74,7 @@ func (b *bench) health(ctx context.Context) (err error) {
 				return fmt.Errorf("a backend that %s: %w", way, err)
 			}
 			if round >= 0 {
-				b.took.Round(of("step", "health", "kind", way, "interval_ms", healthInterval.Milliseconds()), round, took)
+				b.took.Round(of("kind", "health", "step", way, "interval_ms", healthInterval.Milliseconds()), round, took)
 			}
 		}
 	}

@@ -109,7 +109,7 @@ func (b *bench) names(ctx context.Context) (err error) {
 			return ctx.Err()
 		}
 	}
-	b.Sheet.Add(of("step", "DNS_loaded", "services", dnsServices), 0, 1, sheet.Value{Unit: "load-s", Value: time.Since(start).Seconds()})
+	b.Sheet.Add(of("kind", "DNS_contents", "step", "loaded", "services", dnsServices), 0, 1, sheet.Value{Unit: "load-s", Value: time.Since(start).Seconds()})
 	for round := -1; round < b.Rounds; round++ {
 		for _, q := range questions() {
 			if err := b.ask(ctx, at, round, q); err != nil {
@@ -128,7 +128,7 @@ func (b *bench) ask(ctx context.Context, at netip.AddrPort, round int, q questio
 	}
 	cpu, err := dnsCost(ctx, at, b.times(4000, 2000), q)
 	if err == nil && round >= 0 {
-		b.took.Round(of("step", "DNS", "kind", q.kind, "services", dnsServices), round, took,
+		b.took.Round(of("kind", "DNS", "step", q.kind, "services", dnsServices), round, took,
 			sheet.Value{Unit: "cpu-ns/op", Value: float64(cpu)})
 	}
 	return err
@@ -230,7 +230,7 @@ func (b *bench) dnsMemory(ctx context.Context, at netip.AddrPort) error {
 			return err
 		}
 	}
-	c := of("step", "DNS_random_names", "names", batches*batch)
+	c := of("kind", "DNS_memory", "step", "random_names", "names", batches*batch)
 	b.Sheet.Add(c, 0, batches*batch, sheet.Value{Unit: "heap-B", Value: before}, sheet.Value{Unit: "after-heap-B", Value: heap()})
 	return nil
 }

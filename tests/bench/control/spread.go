@@ -183,6 +183,6 @@ func (s *spread) lapse(ctx context.Context, services int) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	s.took.Round(of("step", "lapsed", "from", "lease_end", "node", s.where[last], "services", services), 0, late)
+	s.took.Round(of("kind", "lapse", "step", "lease_to_entry", "node", s.where[last], "services", services), 0, late)
 	return nil
 }

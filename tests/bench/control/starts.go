@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/tests/bench/crowd"
 	"github.com/sluice-net/sluice/tests/bench/part"
 	"github.com/sluice-net/sluice/tests/bench/sheet"
@@ -45,15 +44,15 @@ func (b *bench) starts(ctx context.Context) (err error) {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	sizes := []struct{ services, containers int }{{few, 2}, {1000, 2}, {10_000, 2}, {10_000, startContainers}}
+	sizes := []struct{ services, containers int }{{few, 2}, {few, startContainers}, {1000, startContainers}, {10_000, startContainers}}
 	if b.Quick {
-		sizes = sizes[:2]
+		sizes = []struct{ services, containers int }{{few, 2}, {1000, 2}}
 	}
 	for _, size := range sizes {
 		if err := s.fill(ctx, size.services, size.containers); err != nil {
 			return err
 		}
-		for round := -1; round < min(b.Rounds, startRounds); round++ {
+		for round := range min(b.Rounds, startRounds) {
 			if err := s.round(ctx, round); err != nil {
 				return fmt.Errorf("at %d services: %w", size.services, err)
 			}
@@ -90,7 +89,7 @@ func (b *bench) emptyStarts(ctx context.Context) (err error) {
 			return err
 		}
 		if round >= 0 {
-			b.Sheet.Add(of("step", "start", "kind", "empty", "services", 0, "containers", 0), round, 1, values...)
+			b.Sheet.Add(of("kind", "start_empty", "step", "start"), round, 1, values...)
 		}
 	}
 	return nil
@@ -122,16 +121,13 @@ func (s *starts) prepare(ctx context.Context) (err error) {
 	return err
 }
 
-// fill registers so many services, and wires so many containers.
+// fill brings so many services, and wires so many containers.
 func (s *starts) fill(ctx context.Context, services, containers int) error {
-	from := s.services
-	took, err := crowd.Register(ctx, s.node, (services-from)*startBackends, func(n int) registry.Instance {
-		return crowd.Instance(from+n/startBackends, n%startBackends)
-	})
+	took, err := crowd.Apply(ctx, s.node, s.services, services, startBackends)
 	if err != nil {
 		return err
 	}
-	s.Log("control: %d instances registered in %.1f s", (services-from)*startBackends, took.Seconds())
+	s.Log("control: %d services applied in %.1f s", services-s.services, took.Seconds())
 	s.services = services
 	for ; s.containers < containers; s.containers++ {
 		if _, err := s.node.AddContainer(ctx, nstest.Spec{Name: fmt.Sprint("more", s.containers), Empty: true}); err != nil {
@@ -145,7 +141,7 @@ func (s *starts) fill(ctx context.Context, services, containers int) error {
 func (s *starts) round(ctx context.Context, round int) error {
 	var lasts time.Duration // a restart
 	for _, way := range []struct {
-		kind string
+		step string
 		do   func() ([]sheet.Value, error)
 	}{
 		{"restart", func() ([]sheet.Value, error) {
@@ -174,12 +170,9 @@ func (s *starts) round(ctx context.Context, round int) error {
 	} {
 		values, err := s.underCalls(ctx, way.do)
 		if err != nil {
-			return fmt.Errorf("%s: %w", way.kind, err)
+			return fmt.Errorf("%s: %w", way.step, err)
 		}
-		if round >= 0 {
-			c := of("step", "start", "kind", way.kind, "services", s.services, "containers", s.containers)
-			s.Sheet.Add(c, round, 1, values...)
-		}
+		s.Sheet.Add(of("kind", "start", "step", way.step, "services", s.services, "wired", s.containers), round, 1, values...)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-net/sluice/tests/bench/crowd"
+	"github.com/sluice-net/sluice/tests/bench/part"
 	"github.com/sluice-net/sluice/tests/bench/sheet"
 	"github.com/sluice-net/sluice/tests/nstest"
 )
@@ -49,6 +50,10 @@ func (b *bench) wire(ctx context.Context, node *nstest.Node, round, atOnce int) 
 		{"ADD", func(c *nstest.Container) error { return c.Add(ctx) }},
 		{"DEL", func(c *nstest.Container) error { return c.Del(ctx) }},
 	} {
+		before, err := part.UsageOf(node.AgentPID())
+		if err != nil {
+			return err
+		}
 		took := make([]time.Duration, len(containers))
 		all, err := crowd.InParallel(ctx, atOnce, len(containers), func(_ context.Context, n int) error {
 			start := time.Now()
@@ -59,9 +64,14 @@ func (b *bench) wire(ctx context.Context, node *nstest.Node, round, atOnce int) 
 		if err != nil {
 			return err
 		}
+		after, err := part.UsageOf(node.AgentPID())
+		if err != nil {
+			return err
+		}
 		if round >= 0 {
-			rate := sheet.Value{Unit: "ops/s", Value: float64(len(took)) / all.Seconds()}
-			b.took.Round(of("step", "CNI", "kind", verb.name, "parallel", atOnce), round, took, rate)
+			b.took.Round(of("kind", "CNI", "step", verb.name, "parallel", atOnce), round, took,
+				sheet.Value{Unit: "ops/s", Value: float64(len(took)) / all.Seconds()},
+				sheet.Value{Unit: "agent-cpu-ns/op", Value: float64(after.CPU-before.CPU) / float64(len(took))})
 		}
 	}
 	for _, c := range containers {

@@ -57,7 +57,7 @@ func (s *spread) rounds(ctx context.Context, services, times int) error {
 		for _, c := range s.order {
 			s.took.Round(c, round, s.inRound[c])
 		}
-		s.Sheet.Add(of("step", "all_writes", "node", s.where[0], "services", services), round, count,
+		s.Sheet.Add(of("kind", "writes_cost", "step", "one_of_each", "node", s.where[0], "services", services), round, count,
 			sheet.Value{Unit: "cpu-ns/op", Value: float64(after.CPU-before.CPU) / float64(count)})
 	}
 	return nil
@@ -143,7 +143,7 @@ func (s *spread) time(ctx context.Context, services int, w write) error {
 }
 
 func (s *spread) add(step, from, node string, services int, took time.Duration) {
-	c := of("step", step, "from", from, "node", node, "services", services)
+	c := of("kind", "writes_"+node, "step", step, "from", from, "node", node, "services", services)
 	if s.inRound[c] == nil {
 		s.order = append(s.order, c)
 	}
