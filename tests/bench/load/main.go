@@ -37,9 +37,14 @@ func run(args []string) error {
 	if len(args) == 0 {
 		return fmt.Errorf("want serve or drive")
 	}
-	if !strings.Contains(os.Getenv("GODEBUG"), unsignalled) {
+	if settings := os.Getenv("GODEBUG"); !strings.Contains(settings, unsignalled) {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
 		// The runtime reads it at the start only.
-		return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), "GODEBUG="+unsignalled))
+		os.Setenv("GODEBUG", strings.TrimPrefix(settings+","+unsignalled, ","))
+		return syscall.Exec(self, os.Args, os.Environ())
 	}
 	fs := flag.NewFlagSet(args[0], flag.ExitOnError)
 	cpu := fs.Int("cpu", -1, "CPU to run on, from 0; -1: any")
