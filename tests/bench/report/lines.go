@@ -169,7 +169,7 @@ func (lattice) Plot(c draw.Canvas, p *plot.Plot) {
 }
 
 // curve draws what a unit came to along an axis.
-func curve(name, title, axis, unit string, list []series) (*figure, error) {
+func curve(name, title, axis, what, unit string, list []series) (*figure, error) {
 	p := newPlot(title)
 	p.Add(lattice{})
 	var legend *plot.Legend
@@ -193,7 +193,7 @@ func curve(name, title, axis, unit string, list []series) (*figure, error) {
 			return nil, err
 		}
 	}
-	p.X.Label.Text, p.Y.Label.Text = words(axis), unitName(unit)
+	p.X.Label.Text, p.Y.Label.Text = words(axis), what
 	if in.suffix != "" {
 		p.Y.Label.Text += ", " + in.suffix
 	}

@@ -97,49 +97,84 @@ func placesOf(cases []sheet.Case, axis string) (places []string) {
 // className is what a case says beyond what it has in common with others.
 func className(c, common sheet.Case) string { return title(without(c, keys(common)...)) }
 
-// curveGroups shows what grows: a plot for each unit.
+// curveGroups shows what grows: plots for each step of what is measured while one thing does.
 func (r *reporter) curveGroups(cases []sheet.Case) (list []group, err error) {
-	for _, f := range by(cases, axes...) {
-		axis, _ := axisOf(f.cases)
-		f.cases = along(f.cases, axis)
-		b := block{Table: r.listed(f.cases)}
-		for _, unit := range unitsOf(r.s, f.cases) {
-			fig, err := r.curve(f, axis, unit)
-			if err != nil {
+	for _, f := range by(cases, append([]string{"step", "kind"}, axes...)...) {
+		g := group{Title: title(f.common), ID: r.name(f.common)}
+		for _, step := range by(f.cases, append([]string{"kind"}, axes...)...) {
+			axis := axisOfAll(step.cases)
+			step.cases = along(step.cases, axis)
+			b := block{Title: className(step.common, f.common), Table: r.listed(step.cases)}
+			if b.Figures, err = r.curves(step, axis); err != nil {
 				return nil, err
 			}
-			if fig != nil {
-				b.Figures = append(b.Figures, fig)
-			}
+			g.Blocks = append(g.Blocks, b)
 		}
-		heading := title(f.common)
-		if heading == "" {
-			heading = words(axis)
+		if g.Title == "" {
+			g.Title = "by the number of " + words(axisOfAll(f.cases))
 		}
-		list = append(list, group{Title: heading, ID: r.name(f.common), Blocks: []block{b}})
+		list = append(list, g)
 	}
 	return list, nil
 }
 
-// curve draws one unit along the axis; nil: too few points have it.
-func (r *reporter) curve(f family, axis, unit string) (*figure, error) {
-	var s series
-	s.look = lookOf("", 0)
-	for _, c := range f.cases {
+// axisOfAll is that of the first kind that has one.
+func axisOfAll(cases []sheet.Case) string {
+	for _, f := range by(cases, axes...) {
+		if axis, ok := axisOf(f.cases); ok {
+			return axis
+		}
+	}
+	return ""
+}
+
+// curves draws each unit along the axis, a line for each kind. If there is one kind alone, quantiles share a plot.
+func (r *reporter) curves(f family, axis string) (list []*figure, err error) {
+	kinds := by(f.cases, axes...)
+	add := func(suffix, what, unit string, lines []series) {
+		if len(lines) == 0 || err != nil {
+			return
+		}
+		heading := strings.TrimPrefix(title(f.common)+": "+what, ": ")
+		var fig *figure
+		if fig, err = curve(r.name(f.common, suffix), heading, axis, what, unit, lines); err == nil {
+			list = append(list, r.keep(fig))
+		}
+	}
+	var quantiles []series
+	for _, unit := range unitsOf(r.s, f.cases) {
+		if q := slices.Index(quantileUnits, unit); q >= 0 && len(kinds) == 1 {
+			if s := r.series(kinds[0].cases, axis, unit); len(s.points) >= fewest {
+				s.name, s.look = unitName(unit), lookOf("", q)
+				quantiles = append(quantiles, s)
+			}
+			continue
+		}
+		var lines []series
+		for i, kind := range kinds {
+			if s := r.series(kind.cases, axis, unit); len(s.points) >= fewest {
+				s.name, s.look = className(kind.common, f.common), lookOf("", i)
+				lines = append(lines, s)
+			}
+		}
+		add(unit, unitName(unit), unit, lines)
+	}
+	add("quantiles", "time", "ns", quantiles)
+	return list, err
+}
+
+// quantileUnits are those of one distribution.
+var quantileUnits = []string{"p50-ns", "p90-ns", "p99-ns", "p99.9-ns"}
+
+// series gathers one unit of cases along the axis.
+func (r *reporter) series(cases []sheet.Case, axis, unit string) (s series) {
+	for _, c := range cases {
 		if e := r.s.Median(c, unit); e.Rounds > 0 && place(c, axis) > 0 {
 			s.points = append(s.points, plotter.XY{X: place(c, axis), Y: e.Center})
 			s.lo, s.hi = append(s.lo, e.Lo), append(s.hi, e.Hi)
 		}
 	}
-	if len(s.points) < fewest {
-		return nil, nil
-	}
-	heading := strings.TrimPrefix(title(f.common)+": "+unitName(unit), ": ")
-	fig, err := curve(r.name(f.common, unit), heading, axis, unit, []series{s})
-	if err != nil {
-		return nil, err
-	}
-	return r.keep(fig), nil
+	return s
 }
 
 // restGroups are tables of what has no other form, and the latencies of it. Cases that say the same things stand
@@ -148,37 +183,62 @@ func (r *reporter) restGroups(cases []sheet.Case) (list []group, err error) {
 	for _, set := range alike(cases) {
 		common := shared(set)
 		heading := title(common)
-		if heading == "" {
-			heading = "Figures by " + strings.ReplaceAll(words(strings.Join(keys(set[0]), ", ")), " ,", ",")
+		if first := distinction(set); heading == "" && first != "" {
+			heading = "by " + words(first)
+		} else if heading == "" {
+			heading = "figures"
 		}
 		b := block{Table: r.listed(set)}
-		differ := differing(set)
-		label := func(c sheet.Case) string {
-			var list []string
-			for _, k := range differ {
-				list = append(list, value(k, c.Get(k)))
-			}
-			return strings.Join(list, ", ")
-		}
-		for part := range slices.Chunk(set, len(palette)) {
-			fig, err := r.latencies(common, part, label)
-			if err != nil {
-				return nil, err
-			}
-			if fig != nil {
-				b.Figures = append(b.Figures, fig)
-			}
+		if b.Figures, err = r.restLatencies(set); err != nil {
+			return nil, err
 		}
 		list = append(list, group{Title: heading, ID: r.name(common, "figures"), Blocks: []block{b}})
 	}
 	return list, nil
 }
 
-// alike puts those cases together that have the same keys, and the same kind where they have one.
+// restLatencies draws distributions: in one plot those that differ in step or kind alone.
+func (r *reporter) restLatencies(set []sheet.Case) (list []*figure, err error) {
+	key := distinction(set)
+	for _, f := range by(set, key) {
+		label := func(c sheet.Case) string { return value(key, c.Get(key)) }
+		for part := range slices.Chunk(f.cases, len(palette)) {
+			fig, err := r.latencies(f.common, part, label)
+			if err != nil {
+				return nil, err
+			}
+			if fig != nil {
+				list = append(list, fig)
+			}
+		}
+	}
+	return list, nil
+}
+
+// distinction is the key that tells cases of a set apart best.
+func distinction(set []sheet.Case) string {
+	differ := differing(set)
+	for _, key := range []string{"step", "kind"} {
+		if slices.Contains(differ, key) {
+			return key
+		}
+	}
+	if len(differ) == 0 {
+		return ""
+	}
+	return differ[0]
+}
+
+// alike puts those cases together that have the same keys; of step and kind, where they have both, the first one's value
+// is the same, too.
 func alike(cases []sheet.Case) (sets [][]sheet.Case) {
 	var said []string
 	for _, c := range cases {
-		says := c.Get("kind") + " " + strings.Join(keys(c), " ")
+		all := keys(c)
+		says := strings.Join(all, " ")
+		if step, kind := slices.Index(all, "step"), slices.Index(all, "kind"); step >= 0 && kind >= 0 {
+			says = c.Get(all[min(step, kind)]) + " " + says
+		}
 		i := slices.Index(said, says)
 		if i < 0 {
 			i, said, sets = len(said), append(said, says), append(sets, nil)
@@ -201,8 +261,13 @@ func differing(cases []sheet.Case) (list []string) {
 // shared is a case without that in which the cases differ.
 func shared(cases []sheet.Case) sheet.Case { return without(cases[0], differing(cases)...) }
 
-// listed is a table of all units of the cases.
+// listed is a table of all units of the cases, with intervals.
 func (r *reporter) listed(cases []sheet.Case) table {
+	return list(r.s, cases, unitsOf(r.s, cases), column.interval)
+}
+
+// list is a table of units of the cases.
+func list(s *sheet.Sheet, cases []sheet.Case, units []string, show func(column, int) string) table {
 	differ := differing(cases)
 	t := table{Labels: max(1, len(differ))}
 	for _, k := range differ {
@@ -212,8 +277,8 @@ func (r *reporter) listed(cases []sheet.Case) table {
 		t.Head = append(t.Head, "")
 	}
 	var columns []column
-	for _, unit := range unitsOf(r.s, cases) {
-		c := columnOf(r.s, cases, unit)
+	for _, unit := range units {
+		c := columnOf(s, cases, unit)
 		columns, t.Head = append(columns, c), append(t.Head, c.head())
 	}
 	for i, c := range cases {
@@ -229,7 +294,7 @@ func (r *reporter) listed(cases []sheet.Case) table {
 			row = plain(title(c))
 		}
 		for _, column := range columns {
-			row = append(row, cell{Text: column.interval(i)})
+			row = append(row, cell{Text: show(column, i)})
 		}
 		t.Rows = append(t.Rows, row)
 	}

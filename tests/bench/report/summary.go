@@ -29,8 +29,8 @@ func Summary(s *sheet.Sheet, w io.Writer) error {
 		m.line("## %s\n", mark(words(part)))
 		k := sortOut(s.Cases(part))
 		m.ways(s, k.ways)
-		m.pivots(s, classFamilies(k.classes))
-		m.pivots(s, by(k.curves, axes...))
+		m.classes(s, k.classes)
+		m.curves(s, k.curves)
 		m.rest(s, k.rest)
 		m.notes(s.Notes(part))
 	}
@@ -176,45 +176,74 @@ func columnTitle(c, common sheet.Case) string {
 	return cmp.Or(title(c), "ratio")
 }
 
-// pivots writes what was measured at several sizes, a column for each size and a row for each figure.
-func (m markdown) pivots(s *sheet.Sheet, families []family) {
-	for _, f := range families {
-		axis := varying(f.cases)
-		if found, ok := axisOf(f.cases); ok {
-			axis = found
-		}
-		places := placesOf(f.cases, axis)
-		rows := by(f.cases, axis)
-		t := table{Caption: cmp.Or(title(f.common), words(axis)) + ":", Head: []string{"", "figure"}, Labels: 2}
-		for _, p := range places {
-			t.Head = append(t.Head, count(axis, p))
-		}
-		if len(places) == 0 {
-			places, t.Head = []string{""}, append(t.Head, "")
-		}
-		for _, g := range rows {
-			for _, unit := range unitsOf(s, g.cases) {
-				column := columnOf(s, g.cases, unit)
-				row := plain(className(g.common, f.common), column.head())
-				for _, p := range places {
-					text := "-"
-					if i := slices.IndexFunc(g.cases, func(c sheet.Case) bool { return c.Get(axis) == p }); i >= 0 {
-						text = column.text(i)
-					}
-					row = append(row, cell{Text: text})
-				}
-				t.Rows = append(t.Rows, row)
+// classes writes what programs cost: a column for each family and size, a row for each figure.
+func (m markdown) classes(s *sheet.Sheet, cases []sheet.Case) {
+	axis := varying(cases)
+	for _, f := range by(cases, keysBut(cases, "program", "step", "kind")...) {
+		m.pivot(s, f, func(c sheet.Case) sheet.Case { return without(c, keysBut(f.cases, "family", axis)...) })
+	}
+}
+
+// curves writes what grows: a column for each size, a row for each figure.
+func (m markdown) curves(s *sheet.Sheet, cases []sheet.Case) {
+	for _, f := range by(cases, append([]string{"kind"}, axes...)...) {
+		axis := axisOfAll(f.cases)
+		f.cases = along(f.cases, axis)
+		m.pivot(s, f, func(c sheet.Case) sheet.Case { return without(c, keysBut(f.cases, axis)...) })
+	}
+}
+
+// keysBut are all keys of the cases but some.
+func keysBut(cases []sheet.Case, but ...string) (list []string) {
+	for _, c := range cases {
+		for _, k := range keys(c) {
+			if !slices.Contains(but, k) && !slices.Contains(list, k) {
+				list = append(list, k)
 			}
 		}
-		m.table(t.narrowed())
 	}
+	return list
+}
+
+// pivot writes a family as one table, whose columns are what place leaves of a case. Rows are the rest, but for what
+// else grows along the same axis.
+func (m markdown) pivot(s *sheet.Sheet, f family, place func(sheet.Case) sheet.Case) {
+	var columns []sheet.Case
+	for _, c := range f.cases {
+		if !slices.Contains(columns, place(c)) {
+			columns = append(columns, place(c))
+		}
+	}
+	t := table{Caption: cmp.Or(title(f.common), "all") + ":", Head: []string{"", "figure"}, Labels: 2}
+	for _, c := range columns {
+		t.Head = append(t.Head, title(c))
+	}
+	for _, g := range by(f.cases, append([]string{"family"}, axes...)...) {
+		for _, unit := range summed(unitsOf(s, g.cases)) {
+			column := columnOf(s, g.cases, unit)
+			row := plain(className(g.common, f.common), column.head())
+			for _, at := range columns {
+				text := "-"
+				if i := slices.IndexFunc(g.cases, func(c sheet.Case) bool { return place(c) == at }); i >= 0 {
+					text = column.text(i)
+				}
+				row = append(row, cell{Text: text})
+			}
+			t.Rows = append(t.Rows, row)
+		}
+	}
+	m.table(t.narrowed())
+}
+
+// summed are the units that a summary has room for.
+func summed(units []string) []string {
+	return slices.DeleteFunc(slices.Clone(units), func(unit string) bool { return unit == "p90-ns" || unit == "p99.9-ns" })
 }
 
 // rest writes what has no other form, each kind as one table.
 func (m markdown) rest(s *sheet.Sheet, cases []sheet.Case) {
-	r := reporter{s: s}
 	for _, set := range alike(cases) {
-		t := r.listed(set)
+		t := list(s, set, summed(unitsOf(s, set)), column.text)
 		if common := title(shared(set)); common != "" && len(set) > 1 {
 			t.Caption = common + ":"
 		}

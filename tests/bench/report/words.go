@@ -99,10 +99,12 @@ func value(key, v string) string {
 	switch {
 	case key == wayKey:
 		return wayName(v)
-	case key == "kind" || key == "program":
-		return v // TCP_RR and from_pod are names
 	case slices.Contains(axes, key):
 		return count(key, v)
+	case key == "grow":
+		return "growing " + words(v)
+	case key == "program" || v == strings.ToUpper(v):
+		return v // from_pod and TCP_RR are names
 	}
 	return words(v)
 }
@@ -141,7 +143,7 @@ func grouped(digits string) string {
 const narrow = '\u00a0'
 
 // selfEvident are the keys whose values need no word before them.
-var selfEvident = []string{"kind", "family", "program", "class", "protocol", "step", wayKey}
+var selfEvident = []string{"grow", "kind", "family", "program", "class", "protocol", "step", wayKey}
 
 // title says what cases have in common.
 func title(c sheet.Case) string {
@@ -193,7 +195,7 @@ func unitName(unit string) string {
 			return u.name
 		}
 	}
-	for _, suffix := range []string{"-ns/op", "-ns", "-s", "-B", "/op"} {
+	for _, suffix := range []string{"-ns/op", "-ns", "-s", "-B", "-percent", "/op"} {
 		if name, ok := strings.CutSuffix(unit, suffix); ok && name != "" {
 			return words(strings.ReplaceAll(name, "-", " "))
 		}
@@ -250,6 +252,8 @@ func scaleOf(unit string, values ...float64) (factor float64, chosen scale) {
 		steps = times
 	case unit == "B" || strings.HasSuffix(unit, "-B") || unit == "B/op":
 		steps = sizes
+	case strings.HasSuffix(unit, "-percent"):
+		return 1, scale{1, "%"}
 	default:
 		return 1, scale{1, ""}
 	}
