@@ -28,9 +28,9 @@ func TestJudge(t *testing.T) {
 	}
 	all := strings.Join(notes, "\n")
 	for _, want := range []string{
-		"Met by all 2 cases: from stored to the entry on the same node, p99-ns <= 5 ms.",
+		"Met in 2 of 2 cases: from stored to the entry on the same node, p99-ns <= 5 ms.",
 		"node=second/services=10 is 17 ms, the aim was 15 ms.", // three rounds have no interval
-		"Met by all 1 cases: a backend that refuses",
+		"Met in 1 of 1 cases: a backend that refuses",
 		"step=hangs/interval_ms=100 is 254 ms [251 ms, 256 ms], the aim was 250 ms.",
 	} {
 		if !strings.Contains(all, want) {

@@ -24,6 +24,12 @@ const (
 	eurekaChanges = 100 // changed instances that a small delta holds
 )
 
+// Steps of which there is an aim.
+const (
+	putHeartbeat  = "PUT_heartbeat"
+	getSmallDelta = "GET_small_delta_gzip"
+)
+
 // request is what Eureka's clients ask for; it returns the length of the answer's body.
 type request struct {
 	kind string
@@ -55,7 +61,7 @@ func (b *bench) eureka(ctx context.Context) (err error) {
 	}
 	if err := b.requests(ctx, node, instances, []request{
 		{"GET_none", get("apps/NONE/none", "gzip", http.StatusNotFound)},
-		{"PUT_heartbeat", func(ctx context.Context, n int) (int64, error) { return 0, c.Renew(ctx, instance(n).InstanceID) }},
+		{putHeartbeat, func(ctx context.Context, n int) (int64, error) { return 0, c.Renew(ctx, instance(n).InstanceID) }},
 		{"GET_delta_of_all_gzip", get("apps/delta", "gzip", http.StatusOK)},
 		{"GET_apps_gzip", get("apps/", "gzip", http.StatusOK)},
 		{"GET_apps_plain", get("apps/", "identity", http.StatusOK)},
@@ -74,7 +80,7 @@ func (b *bench) eureka(ctx context.Context) (err error) {
 		return err
 	}
 	return b.requests(ctx, node, instances, []request{
-		{fmt.Sprintf("GET_delta_of_%d_gzip", eurekaChanges), get("apps/delta", "gzip", http.StatusOK)},
+		{getSmallDelta, get("apps/delta", "gzip", http.StatusOK)},
 	})
 }
 

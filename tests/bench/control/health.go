@@ -37,7 +37,7 @@ func (b *bench) health(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	sight, err := openSight(node)
+	sight, err := openSight(node, lookRarely)
 	if err != nil {
 		return err
 	}

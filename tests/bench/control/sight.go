@@ -16,18 +16,24 @@ import (
 	"github.com/sluice-net/sluice/tests/nstest"
 )
 
-// lookEvery is how long passes between two looks at a map: what a look shows may be so old.
-const lookEvery = 50 * time.Microsecond
+// How long passes between two looks at a map: what a look shows may be so old.
+const (
+	lookOften  = 50 * time.Microsecond
+	lookRarely = time.Millisecond // where several look at a time, for what takes long
+)
 
 // sight sees the services of a node's kernel, without a word to its agent: it reads the pinned map.
-type sight struct{ services *ebpf.Map }
+type sight struct {
+	services *ebpf.Map
+	every    time.Duration
+}
 
-func openSight(node *nstest.Node) (*sight, error) {
+func openSight(node *nstest.Node, every time.Duration) (*sight, error) {
 	m, err := ebpf.LoadPinnedMap(filepath.Join(node.BPFFS, "services"), &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
 		return nil, fmt.Errorf("open map of services: %w", err)
 	}
-	return &sight{m}, nil
+	return &sight{m, every}, nil
 }
 
 // slots returns over how many slots new flows to a frontend are spread, which with equal weights is how many
@@ -71,7 +77,7 @@ func (s *sight) watch(ctx context.Context, vip netip.AddrPort, want int) <-chan 
 				out <- seen{time.Now(), err}
 				return
 			}
-			pause := unix.NsecToTimespec(int64(lookEvery))
+			pause := unix.NsecToTimespec(int64(s.every))
 			_ = unix.Nanosleep(&pause, nil)
 		}
 	}()

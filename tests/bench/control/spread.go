@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"time"
@@ -82,7 +83,7 @@ func (b *bench) clusterSpread(ctx context.Context) (err error) {
 // run measures with few services and with many, so many writes of each kind in a round.
 func (s *spread) run(ctx context.Context, times int) (err error) {
 	for _, n := range s.nodes {
-		sight, err := openSight(n)
+		sight, err := openSight(n, lookOften)
 		if err != nil {
 			return err
 		}
@@ -149,14 +150,15 @@ func frontend(ctx context.Context, node *nstest.Node, service string) (vip netip
 	return vip, fmt.Errorf("service %s has no IPv4 address", service)
 }
 
-// lapse lets instances of several services die without a word, all at once: by how much their entries outlive their
-// leases. They wait for leases to end all of the time, so it is one round.
+// lapse lets instances of several services die without a word, each in a moment of its own: by how much their entries
+// outlive their leases. It is one round: all that takes time is to wait for leases.
 func (s *spread) lapse(ctx context.Context, services int) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	const lease = 5 // seconds
 	group, ctx := errgroup.WithContext(ctx)
 	last := len(s.sights) - 1
+	seer := &sight{s.sights[last].services, lookRarely}
 	late := make([]time.Duration, few-1)
 	for i := range late {
 		group.Go(func() error {
@@ -166,12 +168,14 @@ func (s *spread) lapse(ctx context.Context, services int) error {
 			if err != nil {
 				return err
 			}
+			// etcd looks for leases that have ended every half second.
+			time.Sleep(rand.N(500 * time.Millisecond))
 			sent := time.Now()
 			if _, err := s.nodes[0].API().Register(ctx, one); err != nil {
 				return err
 			}
 			for _, slots := range []int{2, 1} {
-				found := <-s.sights[last].watch(ctx, vip, slots)
+				found := <-seer.watch(ctx, vip, slots)
 				if found.err != nil {
 					return found.err
 				}

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"time"
 
 	"github.com/sluice-net/sluice/tests/bench/crowd"
@@ -232,13 +231,11 @@ func launch(ctx context.Context, node *nstest.Node) ([]sheet.Value, error) {
 	}
 	ready := time.Since(start)
 	usage, err := part.UsageOf(node.AgentPID())
-	database, e := os.Stat(filepath.Join(node.State, "registry/member/snap/db"))
-	if err = errors.Join(err, e); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return []sheet.Value{
 		{Unit: "ready-s", Value: ready.Seconds()},
 		{Unit: "cpu-s", Value: usage.CPU.Seconds()}, {Unit: "rss-B", Value: usage.Resident},
-		{Unit: "database-B", Value: float64(database.Size())},
 	}, nil
 }
