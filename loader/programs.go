@@ -189,3 +189,13 @@ func loadPrograms(sock, pod *ebpf.CollectionSpec, set *mapSet, withSock bool) (_
 	coll.Close()
 	return p, nil
 }
+
+// Objects returns the socket programs and those of tc as they are before they are loaded, without their config:
+// what can be counted and measured of them elsewhere.
+func Objects() (sock, pod *ebpf.CollectionSpec, err error) {
+	if sock, err = loadSock(); err != nil {
+		return nil, nil, err
+	}
+	pod, err = loadPod()
+	return sock, pod, err
+}

@@ -14,7 +14,7 @@ type Attached struct {
 	Name    string // of the class of packets
 	harness *harness
 	fresh   bool
-	port    uint64 // the last new flow's source port
+	done    int // new flows so far, which the harness counts on
 }
 
 // AttachedTo makes the classes that any revision redirects: packets of flows that there are, and of new ones, to a
@@ -30,19 +30,20 @@ func AttachedTo(p *Probe, client netip.Addr, vip, server netip.AddrPort) (list [
 	}()
 	for _, class := range []struct {
 		name  string
+		from  uint16
 		to    netip.AddrPort
 		fresh bool
 	}{
-		{"established_vip", vip, false}, {"new_vip", vip, true},
-		{"established_direct", server, false}, {"new_direct", server, true},
+		{"established_vip", clientPort, vip, false}, {"new_vip", clientPort, vip, true},
+		{"established_direct", directPort, server, false}, {"new_direct", directPort, server, true},
 	} {
-		syn := packet{smac: p.MAC, src: netip.AddrPortFrom(client, clientPort), dst: class.to, proto: tcp, flags: flagSYN}
-		a := &Attached{Name: class.name, fresh: class.fresh, port: freshPort}
+		syn := packet{smac: p.MAC, src: netip.AddrPortFrom(client, class.from), dst: class.to, proto: tcp, flags: flagSYN}
+		a := &Attached{Name: class.name, fresh: class.fresh}
 		subject, v := syn, vary{}
 		if class.fresh {
 			v.port = syn.l4()
-			if list != nil && class.to == server {
-				a.port += leastFresh // a new flow to the server may not have the tuple of one by the VIP
+			if class.to == server {
+				a.done = leastFresh // a new flow to the server may not have the tuple of one by the VIP
 			}
 		} else {
 			subject.flags = flagACK
@@ -62,7 +63,7 @@ func AttachedTo(p *Probe, client netip.Addr, vip, server netip.AddrPort) (list [
 
 // Of the source ports, each class of new flows has its own share, which it uses one after the other, so that
 // flows need not be forgotten in between.
-const leastFresh = (1<<16 - freshPort) / 2
+const leastFresh = manyPorts / 2
 
 // attachedRuns are those of one sample: as many as all rounds together have source ports for.
 func attachedRuns(rounds int) int { return max(1, min(500, leastFresh/(rounds*samples)-1)) }
@@ -78,7 +79,7 @@ func (a *Attached) Time(cpu, rounds int) (ns float64, runs int, err error) {
 				prog *ebpf.Program
 				took *[]float64
 			}{{a.harness.bare, &bare}, {a.harness.full, &full}} {
-				if err := a.harness.rewind(a.port); err != nil {
+				if err := a.harness.rewind(a.done); err != nil {
 					return err
 				}
 				ns, verdict, err := a.harness.run(p.prog, runs)
@@ -91,7 +92,7 @@ func (a *Attached) Time(cpu, rounds int) (ns float64, runs int, err error) {
 				*p.took = append(*p.took, ns)
 			}
 			if a.fresh {
-				a.port += uint64(runs)
+				a.done += runs
 			}
 		}
 		return nil
@@ -108,6 +109,7 @@ func undisturbed(cpu int, f func() error) (err error) {
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
 		return err
 	}
+	// A signal ends a test run early, and the runtime sends some to whatever goroutine runs for long.
 	var all, mask unix.Sigset_t
 	for i := range all.Val {
 		all.Val[i] = ^all.Val[i]

@@ -30,6 +30,8 @@ type class struct {
 	spread bool
 
 	verdict uint32
+	// becomes says where the packet is from and to afterwards; what is not valid there is as it was.
+	becomes struct{ src, dst netip.AddrPort }
 	counts  []string // counters that each packet adds 1 to; no other counter changes
 	may     []string // counters that it may change
 }
@@ -50,9 +52,12 @@ const (
 	verdictRedirect = 7          // TC_ACT_REDIRECT
 )
 
+// Ports of a client's flows that go on. A flow to the VIP and one to the server behind it may not share one, or the
+// second would get another.
 const (
-	clientPort = 900 // of flows that go on
-	quietPort  = 901 // of one flow to each service
+	clientPort = 900
+	directPort = 901 // to the server
+	quietPort  = 902 // to each of the other services
 )
 
 const (
@@ -61,22 +66,22 @@ const (
 	sctp = unix.IPPROTO_SCTP
 )
 
-// stage makes the packets of a world and a family.
+// stage makes the packets of a dataplane and a family.
 type stage struct {
-	w      *world
+	on     *plane
 	family int // 0: IPv4, 1: IPv6
 }
 
 func (s stage) addr(place string, port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(places[place][s.family], port)
+	return netip.AddrPortFrom(s.on.places[place][s.family], port)
 }
 
 // between is a packet from a container, or from elsewhere to one.
 func (s stage) between(from string, sport uint16, to string, dport uint16, proto, flags uint8) packet {
 	p := packet{src: s.addr(from, sport), dst: s.addr(to, dport), proto: proto, flags: flags}
-	if probe := s.w.probes[from]; probe != nil {
+	if probe := s.on.probes[from]; probe != nil {
 		p.smac = probe.MAC
-	} else if probe := s.w.probes[to]; probe != nil {
+	} else if probe := s.on.probes[to]; probe != nil {
 		p.dmac = probe.MAC
 	}
 	return p
@@ -84,12 +89,15 @@ func (s stage) between(from string, sport uint16, to string, dport uint16, proto
 
 // classes are those of both programs.
 func (s stage) classes() []class {
-	list := slices.Concat(s.requests(), s.answers(), s.fragments(), s.arrivals(), s.spreads())
+	list := slices.Concat(s.requests(), s.answers(), s.fragments(), s.arrivals())
+	if s.on.others() > 0 {
+		list = slices.Concat(list, s.remoteArrivals(), s.spreads())
+	}
 	if s.family == 0 {
 		lldp := packet{ethertype: 0x88cc, body: make([]byte, 46)}
 		list = append(list,
-			class{name: "not_ours", program: fromPod, at: "client", packet: lldp, verdict: verdictPass},
-			class{name: "not_ours", program: toPod, at: "client", packet: lldp, verdict: verdictPass})
+			class{name: "not_ours", program: fromPod, at: client, packet: lldp, verdict: verdictPass},
+			class{name: "not_ours", program: toPod, at: client, packet: lldp, verdict: verdictPass})
 	}
 	return list
 }
@@ -97,60 +105,61 @@ func (s stage) classes() []class {
 // requests are what a client sends by from_pod, in flows that go on and in new ones.
 func (s stage) requests() (list []class) {
 	for _, to := range []struct {
-		kind, asked string
-		port        uint16
-		answers     string
-		protocols   []uint8
-		verdict     uint32
+		kind      string
+		from      uint16
+		asked     string
+		port      uint16
+		answers   string
+		protocols []uint8
+		verdict   uint32
 	}{
-		{"vip", "vip", servicePort, "server", []uint8{tcp, udp, sctp}, verdictRedirect},
-		{"direct", "server", targetPort, "server", []uint8{tcp}, verdictRedirect},
-		{"uplink", "far", targetPort, "far", []uint8{tcp}, verdictPass},
+		{"vip", clientPort, vip, servicePort, server, []uint8{tcp, udp, sctp}, verdictRedirect},
+		{"direct", directPort, server, targetPort, server, []uint8{tcp}, verdictRedirect},
+		{"uplink", clientPort, far, targetPort, far, []uint8{tcp}, verdictPass},
 	} {
 		for _, proto := range to.protocols {
-			open := s.between("client", clientPort, to.asked, to.port, proto, flagSYN)
-			list = append(list, class{
-				name: "established_" + to.kind, program: fromPod, at: "client",
-				before:  []sent{{fromPod, "client", open}},
-				packet:  s.between("client", clientPort, to.asked, to.port, proto, flagACK),
+			open := s.between(client, to.from, to.asked, to.port, proto, flagSYN)
+			established := class{
+				name: "established_" + to.kind, program: fromPod, at: client,
+				before:  []sent{{fromPod, client, open}},
+				packet:  s.between(client, to.from, to.asked, to.port, proto, flagACK),
 				verdict: to.verdict,
-			}, class{
-				name: "new_" + to.kind, program: fromPod, at: "client", packet: open,
-				fresh:   &ends{open.src, open.dst, s.addr(to.answers, targetPort)},
-				verdict: to.verdict, counts: []string{"flows_created"},
-			})
+			}
+			established.becomes.dst = s.addr(to.answers, targetPort)
+			fresh := established
+			fresh.name, fresh.before, fresh.packet = "new_"+to.kind, nil, open
+			fresh.fresh, fresh.counts = &ends{open.src, open.dst, established.becomes.dst}, []string{"flows_created"}
+			list = append(list, established, fresh)
 		}
 	}
 	return append(list, class{
-		name: "denied", program: fromPod, at: "client",
-		packet:  s.between("client", clientPort, "closed", targetPort, tcp, flagSYN),
+		name: "denied", program: fromPod, at: client,
+		packet:  s.between(client, clientPort, closed, targetPort, tcp, flagSYN),
 		verdict: verdictDrop, counts: []string{"drop_ingress"}, may: []string{"events_lost"},
 	})
 }
 
 // answers are what a server sends by from_pod.
 func (s stage) answers() (list []class) {
-	for _, proto := range []uint8{tcp, udp} {
-		list = append(list, class{
-			name: "reply", program: fromPod, at: "server",
-			before:  []sent{{fromPod, "client", s.between("client", clientPort, "vip", servicePort, proto, flagSYN)}},
-			packet:  s.between("server", targetPort, "client", clientPort, proto, flagACK),
-			verdict: verdictRedirect,
-		})
+	add := func(c class, before packet) {
+		c.program, c.at, c.verdict = fromPod, server, verdictRedirect
+		c.before = []sent{{fromPod, client, before}}
+		c.becomes.src = s.addr(vip, servicePort)
+		list = append(list, c)
 	}
-	asks := s.between("client", clientPort, "vip", servicePort, udp, 0)
-	asked := s.between("client", clientPort, "server", targetPort, udp, 0)
-	return append(list, class{
-		name: "icmp_error", program: fromPod, at: "server",
-		before:  []sent{{fromPod, "client", asks}},
-		packet:  s.unreachable("server", asked),
-		verdict: verdictRedirect, counts: []string{"icmp_translated"},
-	})
+	for _, proto := range []uint8{tcp, udp} {
+		add(class{name: "reply", packet: s.between(server, targetPort, client, clientPort, proto, flagACK)},
+			s.between(client, clientPort, vip, servicePort, proto, flagSYN))
+	}
+	asked := s.between(client, clientPort, server, targetPort, udp, 0)
+	add(class{name: "icmp_error", packet: s.unreachable(server, asked), counts: []string{"icmp_translated"}},
+		s.between(client, clientPort, vip, servicePort, udp, 0))
+	return list
 }
 
 // unreachable is an ICMP error about a packet.
 func (s stage) unreachable(from string, about packet) packet {
-	p := s.between(from, 0, "client", 0, unix.IPPROTO_ICMP, 0)
+	p := s.between(from, 0, client, 0, unix.IPPROTO_ICMP, 0)
 	typ, code := byte(3), byte(3) // RFC 792
 	if s.family == 1 {
 		p.proto, typ, code = unix.IPPROTO_ICMPV6, 1, 4 // RFC 4443
@@ -161,83 +170,91 @@ func (s stage) unreachable(from string, about packet) packet {
 
 // fragments are the two kinds of pieces of a client's datagram.
 func (s stage) fragments() (list []class) {
-	whole := s.between("client", clientPort, "vip", servicePort, udp, 0)
+	whole := s.between(client, clientPort, vip, servicePort, udp, 0)
 	one, other := whole, whole
 	one.piece = first
 	other.piece, other.body = later, make([]byte, 16)
-	return []class{{
-		name: "fragment_first", program: fromPod, at: "client",
-		before: []sent{{fromPod, "client", whole}}, packet: one, verdict: verdictRedirect,
+	list = []class{{
+		name: "fragment_first", program: fromPod, at: client,
+		before: []sent{{fromPod, client, whole}}, packet: one, verdict: verdictRedirect,
 	}, {
-		name: "fragment_later", program: fromPod, at: "client",
-		before: []sent{{fromPod, "client", whole}, {fromPod, "client", one}}, packet: other, verdict: verdictRedirect,
+		name: "fragment_later", program: fromPod, at: client,
+		before: []sent{{fromPod, client, whole}, {fromPod, client, one}}, packet: other, verdict: verdictRedirect,
 	}}
+	for i := range list {
+		list[i].becomes.dst = s.addr(server, targetPort)
+	}
+	return list
 }
 
-// arrivals are what comes to a client by to_pod: from outside, and from the backend of the first of the services.
+// arrivals are what comes from outside by to_pod.
 func (s stage) arrivals() (list []class) {
 	arrive := func(c class) {
 		c.program = toPod
 		if c.at == "" {
-			c.at = "client"
+			c.at = client
 		}
 		list = append(list, c)
 	}
 	for _, proto := range []uint8{tcp, udp} {
 		arrive(class{
 			name:    "established_uplink",
-			before:  []sent{{fromPod, "client", s.between("client", clientPort, "far", targetPort, proto, flagSYN)}},
-			packet:  s.between("far", targetPort, "client", clientPort, proto, flagACK),
+			before:  []sent{{fromPod, client, s.between(client, clientPort, far, targetPort, proto, flagSYN)}},
+			packet:  s.between(far, targetPort, client, clientPort, proto, flagACK),
 			verdict: verdictPass,
 		})
 	}
-	open := s.between("far", clientPort, "client", targetPort, tcp, flagSYN)
+	open := s.between(far, clientPort, client, targetPort, tcp, flagSYN)
 	arrive(class{
 		name: "new_uplink", packet: open, fresh: &ends{open.src, open.dst, open.dst},
 		verdict: verdictPass, counts: []string{"flows_created"},
 	})
 	arrive(class{
-		name: "denied", at: "closed", packet: s.between("far", clientPort, "closed", targetPort, tcp, flagSYN),
+		name: "denied", at: closed, packet: s.between(far, clientPort, closed, targetPort, tcp, flagSYN),
 		verdict: verdictDrop, counts: []string{"drop_ingress"}, may: []string{"events_lost"},
-	})
-	// Of the flow to the first service that there is anyway; see fill.
-	reply := s.between("far", 0, "client", quietPort, tcp, flagACK)
-	reply.src = netip.AddrPortFrom(backendOf(0)[s.family], targetPort)
-	arrive(class{name: "reply", packet: reply, verdict: verdictPass})
-	asked := packet{src: reply.dst, dst: reply.src, proto: tcp}
-	arrive(class{
-		name: "icmp_error", packet: s.unreachable("far", asked),
-		verdict: verdictPass, counts: []string{"icmp_translated"},
 	})
 	return append(list, s.arrivingFragments()...)
 }
 
+// remoteArrivals are what comes to a client of its flow to the first of the other services; see fill.
+func (s stage) remoteArrivals() []class {
+	reply := s.between(far, 0, client, quietPort, tcp, flagACK)
+	reply.src = netip.AddrPortFrom(backendOf(0)[s.family], targetPort)
+	asked := packet{src: reply.dst, dst: reply.src, proto: tcp}
+	answer := class{name: "reply", program: toPod, at: client, packet: reply, verdict: verdictPass}
+	answer.becomes.src = netip.AddrPortFrom(vipOf(0)[s.family], servicePort)
+	return []class{answer, {
+		name: "icmp_error", program: toPod, at: client, packet: s.unreachable(far, asked),
+		verdict: verdictPass, counts: []string{"icmp_translated"},
+	}}
+}
+
 func (s stage) arrivingFragments() []class {
-	open := s.between("client", clientPort, "far", targetPort, udp, 0)
-	one := s.between("far", targetPort, "client", clientPort, udp, 0)
+	open := s.between(client, clientPort, far, targetPort, udp, 0)
+	one := s.between(far, targetPort, client, clientPort, udp, 0)
 	one.piece = first
 	other := one
 	other.piece, other.body = later, make([]byte, 16)
 	return []class{{
-		name: "fragment_first", program: toPod, at: "client",
-		before: []sent{{fromPod, "client", open}}, packet: one, verdict: verdictPass,
+		name: "fragment_first", program: toPod, at: client,
+		before: []sent{{fromPod, client, open}}, packet: one, verdict: verdictPass,
 	}, {
-		name: "fragment_later", program: toPod, at: "client",
-		before: []sent{{fromPod, "client", open}, {toPod, "client", one}}, packet: other, verdict: verdictPass,
+		name: "fragment_later", program: toPod, at: client,
+		before: []sent{{fromPod, client, open}, {toPod, client, one}}, packet: other, verdict: verdictPass,
 	}}
 }
 
 // spreads are packets each of which is of another service's flow: of what they look up, the more there is the
 // less is in the CPU's caches.
 func (s stage) spreads() []class {
-	to := s.between("client", quietPort, "far", servicePort, tcp, flagACK)
+	to := s.between(client, quietPort, far, servicePort, tcp, flagACK)
 	to.dst = netip.AddrPortFrom(vipOf(0)[s.family], servicePort)
 	open := to
 	open.flags = flagSYN
 	return []class{{
-		name: "established_vip", program: fromPod, at: "client", packet: to, spread: true, verdict: verdictPass,
+		name: "established_vip", program: fromPod, at: client, packet: to, spread: true, verdict: verdictPass,
 	}, {
-		name: "new_vip", program: fromPod, at: "client", packet: open, spread: true, verdict: verdictPass,
+		name: "new_vip", program: fromPod, at: client, packet: open, spread: true, verdict: verdictPass,
 		fresh:  &ends{open.src, open.dst, netip.AddrPortFrom(backendOf(0)[s.family], targetPort)},
 		counts: []string{"flows_created"},
 	}}

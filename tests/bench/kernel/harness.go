@@ -26,7 +26,7 @@ type harness struct {
 
 // vary says what of the packet is another at each run, after a counter that each run raises first.
 type vary struct {
-	// port is the offset of a source port, which is the counter; 0: it stays.
+	// port is the offset of a source port, see portAt; 0: it stays.
 	port int
 	// addr is the offset of a destination that is numbered by the counter modulo as many; 0: it stays.
 	addr addrVary
@@ -37,6 +37,15 @@ type addrVary struct {
 	among  uint32 // how many there are
 	first  byte   // added to the highest of the three bytes
 }
+
+// The source ports of new flows, above those of flows that go on.
+const (
+	firstPort = 1024
+	manyPorts = 60_000
+)
+
+// portAt is the source port when the counter is n.
+func portAt(n int) uint16 { return uint16(firstPort + n%manyPorts) }
 
 // code returns the instructions that change the packet at r7, with the state at r8.
 func (v vary) code() (code asm.Instructions) {
@@ -51,6 +60,8 @@ func (v vary) code() (code asm.Instructions) {
 	if v.port > 0 {
 		code = append(code,
 			asm.Mov.Reg(asm.R1, asm.R0),
+			asm.Mod.Imm(asm.R1, manyPorts),
+			asm.Add.Imm(asm.R1, firstPort),
 			asm.HostTo(asm.BE, asm.R1, asm.Half),
 			asm.StoreMem(asm.R7, int16(v.port), asm.R1, asm.Half),
 		)
@@ -151,15 +162,15 @@ const (
 )
 
 // rewind sets the counter, which the next run raises before it uses it.
-func (h *harness) rewind(counter uint64) error {
-	return h.state.Put(uint32(0), append(binary.NativeEndian.AppendUint64(nil, counter), h.frame...))
+func (h *harness) rewind(counter int) error {
+	return h.state.Put(uint32(0), append(binary.NativeEndian.AppendUint64(nil, uint64(counter)), h.frame...))
 }
 
 // at returns the packet that the program is given when the counter is n.
 func (h *harness) at(n int) []byte {
 	frame := slices.Clone(h.frame)
 	if p := h.vary.port; p > 0 {
-		binary.BigEndian.PutUint16(frame[p:], uint16(n))
+		binary.BigEndian.PutUint16(frame[p:], portAt(n))
 	}
 	if a := h.vary.addr; a.offset > 0 {
 		n %= int(a.among)

@@ -28,33 +28,13 @@ func alone(cpu int, f func() error) error {
 	go func() {
 		// The thread is not unlocked: it dies with the goroutine, and its namespace with it.
 		runtime.LockOSThread()
-		if err := seclude(cpu); err != nil {
-			done <- err
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("make namespace: %w", err)
 			return
 		}
-		done <- f()
+		done <- undisturbed(cpu, f)
 	}()
 	return <-done
-}
-
-func seclude(cpu int) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("make namespace: %w", err)
-	}
-	// A signal ends a test run early, and the runtime sends some to whatever goroutine runs for long.
-	var all unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil); err != nil {
-		return fmt.Errorf("block signals: %w", err)
-	}
-	var set unix.CPUSet
-	set.Set(cpu - 1)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return fmt.Errorf("run on CPU %d: %w", cpu, err)
-	}
-	return nil
 }
 
 // programs measures what tc programs do with packets.
@@ -72,19 +52,73 @@ func programs(ctx context.Context, env part.Env) (err error) {
 		}
 		env.Log("kernel: a dataplane of %d services, made in %.1f s", n, time.Since(start).Seconds())
 		defer func() { err = errors.Join(err, w.close()) }()
-		for family := range 2 {
-			s := stage{w, family}
-			for _, c := range s.classes() {
-				sub, err := newSubject(s, c)
-				if err != nil {
-					return err
-				}
-				defer sub.close()
-				subjects = append(subjects, sub)
+		list, err := subjectsOf(&w.plane)
+		defer closeAll(list)
+		if err == nil {
+			err = countAll(env, &w.plane, list)
+		}
+		if err != nil {
+			return err
+		}
+		subjects = append(subjects, list...)
+	}
+	for _, name := range []string{fromPod, toPod} {
+		if err := static(env, name, subjects[0].on.probes[client].program(name)); err != nil {
+			return err
+		}
+	}
+	if err := measure(ctx, env, subjects); err != nil {
+		return err
+	}
+	notes(env.Sheet)
+	return nil
+}
+
+// subjectsOf returns those of a dataplane, also beside an error.
+func subjectsOf(p *plane) (list []*subject, err error) {
+	for family := range 2 {
+		s := stage{p, family}
+		for _, c := range s.classes() {
+			sub, err := newSubject(s, c)
+			if err != nil {
+				return list, err
+			}
+			list = append(list, sub)
+		}
+	}
+	return list, nil
+}
+
+func closeAll(list []*subject) {
+	for _, s := range list {
+		s.close()
+	}
+}
+
+// countAll counts what the subjects of a dataplane execute. A program of which the kernel takes no counted copy is
+// noted.
+func countAll(env part.Env, p *plane, list []*subject) error {
+	specs, err := objects()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{fromPod, toPod} {
+		t, err := newTwin(p.probes[client].program(name), specs[name], name)
+		if err != nil {
+			env.Sheet.Note(Name, "What %s executes could not be counted: %v.", name, err)
+			continue
+		}
+		defer t.close()
+		for _, s := range list {
+			if s.program != name {
+				continue
+			}
+			if err := s.count(t); err != nil {
+				return fmt.Errorf("count what %s executes: %w", s.name(s.step()), err)
 			}
 		}
 	}
-	return measure(ctx, env, subjects)
+	return nil
 }
 
 // measure gives every subject its rounds, all in turn.
@@ -100,9 +134,6 @@ func measure(ctx context.Context, env part.Env, subjects []*subject) error {
 		}
 		env.Log("kernel: round %d of %d", round+1, env.Rounds)
 	}
-	for _, s := range subjects {
-		env.Log("%s: %.1f ns", s.name(s.step()), env.Sheet.Median(s.name(s.step()), "ns/op").Center)
-	}
 	return nil
 }
 
@@ -112,7 +143,7 @@ func (s *subject) round(to *sheet.Sheet, round int) error {
 	if err != nil {
 		return err
 	}
-	to.Add(s.name(s.step()), round, n, sheet.Value{Unit: "ns/op", Value: ns})
+	to.Add(s.name(s.step()), round, n, append([]sheet.Value{{Unit: "ns/op", Value: ns}}, s.executed...)...)
 	if s.spread {
 		return nil
 	}

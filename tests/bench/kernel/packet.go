@@ -124,3 +124,16 @@ func (p packet) transport() []byte {
 		return append(b, 0, 0, 0, 9, 0x12, 0x34, 0x56, 0x78, 0, 3, 0, 4)
 	}
 }
+
+// endsOf reads where a frame that was made from the packet is from and to; ports only if it has any.
+func (p packet) endsOf(frame []byte) (src, dst netip.AddrPort) {
+	size := p.src.Addr().BitLen() / 8
+	at := p.daddr() + 3
+	to, _ := netip.AddrFromSlice(frame[at-size : at])
+	from, _ := netip.AddrFromSlice(frame[at-2*size : at-size])
+	if p.body != nil {
+		return netip.AddrPortFrom(from, 0), netip.AddrPortFrom(to, 0)
+	}
+	ports := frame[p.l4():]
+	return netip.AddrPortFrom(from, binary.BigEndian.Uint16(ports)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(ports[2:]))
+}
