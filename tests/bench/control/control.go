@@ -59,7 +59,10 @@ func Run(ctx context.Context, env part.Env) (err error) {
 	b.took.Done()
 	judge(env.Sheet)
 	explain(env.Sheet)
-	return errors.Join(err, ctx.Err())
+	if err == nil {
+		err = ctx.Err()
+	}
+	return err
 }
 
 // few are the services of the smaller case, many those of the larger.
