@@ -57,7 +57,7 @@ func (b *bench) health(ctx context.Context) (err error) {
 	}
 	for round := -1; round < b.Rounds; round++ {
 		for _, way := range []string{refuses, hangs} {
-			took := make([]time.Duration, healthSubjects*b.times(3, 2))
+			took := make([]time.Duration, healthSubjects*b.times(2, 1))
 			if round < 0 {
 				took = took[:healthSubjects]
 			}

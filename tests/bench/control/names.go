@@ -122,11 +122,11 @@ func (b *bench) names(ctx context.Context) (err error) {
 
 // ask is one round of a question. The latency is that of a client that waits for each answer.
 func (b *bench) ask(ctx context.Context, at netip.AddrPort, round int, q question) error {
-	took, err := dnsLatency(ctx, at, b.times(1000, 500), q)
+	took, err := dnsLatency(ctx, at, b.times(600, 400), q)
 	if err != nil {
 		return err
 	}
-	cpu, err := dnsCost(ctx, at, b.times(4000, 2000), q)
+	cpu, err := dnsCost(ctx, at, b.times(3000, 2000), q)
 	if err == nil && round >= 0 {
 		b.took.Round(of("kind", "DNS", "step", q.kind, "services", dnsServices), round, took,
 			sheet.Value{Unit: "cpu-ns/op", Value: float64(cpu)})
@@ -224,7 +224,7 @@ func (b *bench) dnsMemory(ctx context.Context, at netip.AddrPort) error {
 	}}
 	before := heap()
 	const batch = 10_000
-	batches := b.times(25, 4)
+	batches := b.times(15, 4)
 	for range batches {
 		if _, err := dnsCost(ctx, at, batch, random); err != nil {
 			return err

@@ -77,7 +77,7 @@ func (b *bench) clusterSpread(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, node.Close()) }()
 		s.nodes = append(s.nodes, node)
 	}
-	return s.run(ctx, 20)
+	return s.run(ctx, 15)
 }
 
 // run measures with few services and with many, so many writes of each kind in a round.
@@ -108,6 +108,9 @@ func (s *spread) run(ctx context.Context, times int) (err error) {
 		}
 		if err := s.rounds(ctx, services, times); err != nil {
 			return fmt.Errorf("at %d services: %w", services, err)
+		}
+		if services != s.many() {
+			continue
 		}
 		if err := s.lapse(ctx, services); err != nil {
 			return fmt.Errorf("leases that end: %w", err)

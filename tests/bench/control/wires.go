@@ -33,7 +33,7 @@ func (b *bench) wires(ctx context.Context) (err error) {
 
 // wire is one round. Namespaces are made before and removed after what is timed.
 func (b *bench) wire(ctx context.Context, node *nstest.Node, round, atOnce int) (err error) {
-	containers := make([]*nstest.Container, b.times(16, 8))
+	containers := make([]*nstest.Container, b.times(12, 8))
 	for i := range containers {
 		if containers[i], err = node.NewContainer(nstest.Spec{Name: fmt.Sprintf("wire%d", i), Empty: true}); err != nil {
 			return err
