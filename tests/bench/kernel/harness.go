@@ -92,10 +92,7 @@ func newHarness(prog *ebpf.Program, frame []byte, ctx skb, v vary) (h *harness, 
 			err = fmt.Errorf("make harness: %w", err)
 		}
 	}()
-	if h.empty, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "bench_empty", Type: ebpf.SchedCLS, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	}); err != nil {
+	if h.empty, err = emptyProgram(); err != nil {
 		return h, err
 	}
 	if h.programs, err = ebpf.NewMap(&ebpf.MapSpec{
@@ -121,6 +118,14 @@ func newHarness(prog *ebpf.Program, frame []byte, ctx skb, v vary) (h *harness, 
 	}
 	h.bare, err = h.load(1)
 	return h, err
+}
+
+// emptyProgram does nothing.
+func emptyProgram() (*ebpf.Program, error) {
+	return ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "bench_empty", Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
 }
 
 func (h *harness) load(index int32) (*ebpf.Program, error) {

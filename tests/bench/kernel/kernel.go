@@ -19,7 +19,14 @@ const Name = "Kernel"
 
 // Run measures the part.
 func Run(ctx context.Context, env part.Env) error {
-	return alone(env.CPU, func() error { return programs(ctx, env) })
+	err := alone(env.CPU, func() error { return programs(ctx, env) })
+	if ctx.Err() != nil {
+		return err
+	}
+	if e := inSitu(ctx, env); e != nil {
+		err = errors.Join(err, fmt.Errorf("measure traffic: %w", e))
+	}
+	return err
 }
 
 // alone calls f on a thread of its own: on one CPU, in a new network namespace, undisturbed by signals.
