@@ -72,9 +72,15 @@ func run(ctx context.Context, o options) error {
 	if s == nil {
 		return err
 	}
-	// A summary of less, or of what failed, would take the place of a better one.
-	if o.summary == "" && err == nil && !o.quick && len(chosen) == len(parts) {
-		o.summary = summaryFile
-	}
+	o.summary = summary(o, len(chosen), err)
 	return errors.Join(err, save(s, o))
+}
+
+// summary is where that goes: where it was said, or, of a whole run, to the repository. One of less, or of what
+// failed, would take the place of a better one.
+func summary(o options, measured int, err error) string {
+	if o.summary == "" && err == nil && !o.quick && measured == len(parts) {
+		return summaryFile
+	}
+	return o.summary
 }

@@ -25,8 +25,9 @@ func buildOld(ctx context.Context, o options, to string) (name string, b nstest.
 	if err != nil {
 		return "", b, err
 	}
-	// One that an earlier, killed run has left is in the way; there need not be one.
+	// One that an earlier, killed run has left is in the way; there need not be one. While git checks out, it is locked.
 	remove := func(ctx context.Context) error {
+		_, _ = git(ctx, "worktree", "unlock", tree)
 		_, _ = git(ctx, "worktree", "remove", "--force", tree)
 		if err := os.RemoveAll(tree); err != nil {
 			return err
@@ -38,7 +39,7 @@ func buildOld(ctx context.Context, o options, to string) (name string, b nstest.
 		return "", b, err
 	}
 	defer func() { err = errors.Join(err, remove(context.WithoutCancel(ctx))) }()
-	if _, err := git(ctx, "worktree", "add", "--detach", tree, commit); err != nil {
+	if _, err := git(ctx, "worktree", "add", "--quiet", "--detach", tree, commit); err != nil {
 		return "", b, fmt.Errorf("check out %s: %w", name, err)
 	}
 	return name, nstest.In(to), build(ctx, tree, to, "./cmd/sluiced", "./cmd/sluice", "./cmd/sluice-cni")
@@ -72,6 +73,9 @@ func describe(ctx context.Context) string {
 
 func git(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "git", args...).Output()
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))

@@ -85,7 +85,17 @@ func TestBuildOldAgain(t *testing.T) {
 	if _, err := git(t.Context(), "worktree", "add", "--detach", tree, "good"); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := git(t.Context(), "worktree", "lock", tree); err != nil { // as one that was killed while git checked out
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(tree, "cmd")); err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := buildOld(t.Context(), options{ref: "good", out: "out"}, t.TempDir()); err != nil {
 		t.Error(err)
+	}
+	trees, err := git(t.Context(), "worktree", "list")
+	if err != nil || strings.Contains(trees, "\n") {
+		t.Errorf("trees %q: %v", trees, err)
 	}
 }
