@@ -71,6 +71,9 @@ func run(ctx context.Context, o options) (err error) {
 	all := &sheet.Sheet{}
 	m := &measurement{options: o, sheet: all, lab: &nstest.Lab{}, binaries: map[string]nstest.Binaries{oldSide: before, newSide: after}}
 	err = m.all(ctx)
+	if len(all.Cases("")) == 0 {
+		return err
+	}
 	p := split(all)
 	p.old.About, p.new.About = about(old), about(describe(ctx))
 	if e := p.save(o.out); e != nil {

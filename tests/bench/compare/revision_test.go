@@ -47,7 +47,6 @@ func TestBuildOld(t *testing.T) {
 	repository(t)
 	for _, tt := range []struct{ ref, name, err string }{
 		{"good", "good", ""},
-		{"HEAD~1", "good", ""},
 		{"bad", "bad", "undefined: nothing"},
 		{"none", "", "find revision"},
 		{"--all", "", "find revision"},
