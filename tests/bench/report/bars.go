@@ -25,7 +25,7 @@ type bar struct {
 type bars struct {
 	rows    []bar
 	from    float64
-	noise   float64 // half the width of the band around from; 0: none
+	noise   float64 // of ratios
 	key     []bar   // what colors mean, where labels do not say
 	heading text.Style
 	values  text.Style
@@ -76,7 +76,17 @@ func (b *bars) DataRange() (xmin, xmax, ymin, ymax float64) {
 		}
 	}
 	_, height := b.places()
-	return min(xmin, b.from-b.noise), max(xmax, b.from+b.noise), 0, height
+	lo, hi := b.band()
+	return min(xmin, lo), max(xmax, hi), 0, height
+}
+
+// band is where ratios show nothing, as much lower as higher on the axis of ratios. Without noise it is empty, and so
+// it is when the noise is unknown.
+func (b *bars) band() (lo, hi float64) {
+	if b.noise <= 0 || b.noise > 1000 {
+		return b.from, b.from
+	}
+	return b.from / (1 + b.noise), b.from * (1 + b.noise)
 }
 
 // drawn tells whether there is an interval to draw.
@@ -85,8 +95,8 @@ func drawn(lo, hi float64) bool { return lo < hi && !math.IsInf(lo, 0) && !math.
 // Plot draws all that is between the axes.
 func (b *bars) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
-	if b.noise > 0 {
-		c.FillPolygon(band, corners(x(b.from-b.noise), c.Min.Y, x(b.from+b.noise), c.Max.Y))
+	if lo, hi := b.band(); lo < hi {
+		c.FillPolygon(band, corners(x(lo), c.Min.Y, x(hi), c.Max.Y))
 	}
 	for _, tick := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
 		if !tick.IsMinor() {
@@ -146,14 +156,36 @@ func (b *bars) draw(name, title, axis string, ratio bool) *figure {
 	p.Add(b)
 	p.Y.Tick.Length, p.Y.LineStyle.Width, p.Y.Padding = 0, 0, 0
 	if ratio {
-		p.X.Min, p.X.Max = p.X.Min/1.02, p.X.Max*math.Pow(p.X.Max/p.X.Min, 0.22)
+		p.X.Min, p.X.Max = p.X.Min/1.02, p.X.Max*1.02
+		p.X.Max = math.Exp(b.room(math.Log(p.X.Min), math.Log(p.X.Max), p.Y.Tick.Label, math.Log))
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.TickerFunc(ratioTicks)
 	} else {
-		p.X.Max += 0.14 * (p.X.Max - p.X.Min)
+		p.X.Max = b.room(p.X.Min, p.X.Max, p.Y.Tick.Label, func(v float64) float64 { return v })
 		p.X.Tick.Marker = plot.TickerFunc(amountTicks)
 	}
 	_, height := b.places()
 	return &figure{Name: name, Title: title, plot: p, height: vg.Length(70 + height)}
+}
+
+// room returns how far an axis has to go so that the texts behind bars fit; on is where a value is on it.
+func (b *bars) room(from, to float64, labels text.Style, on func(float64) float64) float64 {
+	side := vg.Length(0)
+	for _, r := range b.rows {
+		if r.text != "" {
+			side = max(side, labels.Width(r.label))
+		}
+	}
+	wide := float64(width - side - 30)
+	for _, r := range b.rows {
+		end := max(r.value, b.from)
+		if drawn(r.lo, r.hi) {
+			end = max(end, r.hi)
+		}
+		if left := wide - float64(b.values.Width(r.text)) - 8; r.text != "" && left > 0 {
+			to = max(to, from+(on(end)-from)*wide/left)
+		}
+	}
+	return to
 }
 
 // labels stand in the middle of the rows that they are for.

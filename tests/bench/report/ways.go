@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/sluice-net/sluice/tests/bench/sheet"
 )
@@ -103,7 +102,7 @@ func (r *reporter) wayGroups(cases []sheet.Case) (list []group, err error) {
 func (r *reporter) ratios(f family, sets []compared) block {
 	all := unitsOf(r.s, f.cases)
 	shown := ratioUnits(all)
-	base := wayName(sets[0].base.Get(wayKey))
+	base := shortWay(sets[0].base.Get(wayKey))
 	b := block{Title: "Ratios to " + base, Table: table{
 		Caption: "Ratio of each round to " + base + " in the same round: median and 95 % interval.",
 		Head:    []string{"", "way"}, Labels: 2,
@@ -151,7 +150,7 @@ func (r *reporter) ratioBars(common sheet.Case, sets []compared, unit, base stri
 				color = pale(color)
 			}
 			chart.rows = append(chart.rows, bar{wayName(c.Get(wayKey)), e.Center, max(e.Lo, 1e-3), e.Hi, color, text})
-			chart.noise = max(chart.noise, min(level, 0.5))
+			chart.noise = max(chart.noise, level)
 		}
 	}
 	if !slices.ContainsFunc(chart.rows, func(b bar) bool { return b.text != "" }) {
@@ -161,7 +160,7 @@ func (r *reporter) ratioBars(common sheet.Case, sets []compared, unit, base stri
 	if largerIsBetter(unit) {
 		better = "more is better"
 	}
-	what := unitName(unit) + ", ratio to " + strings.TrimSuffix(base, ", no Sluice")
+	what := unitName(unit) + ", ratio to " + base
 	return r.keep(chart.draw(r.name(common, "ratio", unit), title(common)+": "+what, what+"; "+better, true))
 }
 
@@ -179,7 +178,7 @@ func (r *reporter) figures(set compared) (block, error) {
 		columns, b.Table.Head = append(columns, c), append(b.Table.Head, c.head())
 	}
 	ratio := mainUnit(all)
-	b.Table.Head = append(b.Table.Head, unitName(ratio)+", ratio to "+wayName(set.base.Get(wayKey)))
+	b.Table.Head = append(b.Table.Head, unitName(ratio)+", ratio to "+shortWay(set.base.Get(wayKey)))
 	for i, c := range set.cases {
 		row := plain(wayName(c.Get(wayKey)))
 		for _, column := range columns {

@@ -40,6 +40,12 @@ func wayName(way string) string {
 	return words(way)
 }
 
+// shortWay names a way that others are compared with.
+func shortWay(way string) string {
+	name, _, _ := strings.Cut(wayName(way), ",")
+	return name
+}
+
 // wayRank is where a way stands in lists; those that are not known come last.
 func wayRank(way string) int {
 	for i, w := range ways {
