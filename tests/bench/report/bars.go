@@ -25,10 +25,25 @@ type bar struct {
 type bars struct {
 	rows    []bar
 	from    float64
-	noise   float64 // of ratios
+	bands   []band
 	key     []bar   // what colors mean, where labels do not say
 	heading text.Style
 	values  text.Style
+}
+
+// band is where the ratios of some rows show nothing.
+type band struct {
+	first, last int
+	noise       float64
+}
+
+// around is how far the band goes from a value, as much lower as higher on the axis of ratios. It is empty when the noise
+// is unknown.
+func (n band) around(from float64) (lo, hi float64) {
+	if n.noise > 1000 {
+		return from, from
+	}
+	return from / (1 + n.noise), from * (1 + n.noise)
 }
 
 // A row's height; a row without a label of its own stands close to the one above.
@@ -76,17 +91,11 @@ func (b *bars) DataRange() (xmin, xmax, ymin, ymax float64) {
 		}
 	}
 	_, height := b.places()
-	lo, hi := b.band()
-	return min(xmin, lo), max(xmax, hi), 0, height
-}
-
-// band is where ratios show nothing, as much lower as higher on the axis of ratios. Without noise it is empty, and so
-// it is when the noise is unknown.
-func (b *bars) band() (lo, hi float64) {
-	if b.noise <= 0 || b.noise > 1000 {
-		return b.from, b.from
+	for _, n := range b.bands {
+		lo, hi := n.around(b.from)
+		xmin, xmax = min(xmin, lo), max(xmax, hi)
 	}
-	return b.from / (1 + b.noise), b.from * (1 + b.noise)
+	return xmin, xmax, 0, height
 }
 
 // drawn tells whether there is an interval to draw.
@@ -95,15 +104,16 @@ func drawn(lo, hi float64) bool { return lo < hi && !math.IsInf(lo, 0) && !math.
 // Plot draws all that is between the axes.
 func (b *bars) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
-	if lo, hi := b.band(); lo < hi {
-		c.FillPolygon(band, corners(x(lo), c.Min.Y, x(hi), c.Max.Y))
+	places, _ := b.places()
+	for _, n := range b.bands {
+		lo, hi := n.around(b.from)
+		c.FillPolygon(shade, corners(x(lo), y(places[n.first]+rowHeight/2), x(hi), y(places[n.last]-rowHeight/2)))
 	}
 	for _, tick := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
 		if !tick.IsMinor() {
 			c.StrokeLine2(draw.LineStyle{Color: grid, Width: 0.5}, x(tick.Value), c.Min.Y, x(tick.Value), c.Max.Y)
 		}
 	}
-	places, _ := b.places()
 	for i, r := range b.rows {
 		if at := y(places[i]); r.text == "" {
 			c.FillText(b.heading, vg.Point{X: c.Min.X + 2, Y: at}, r.label)

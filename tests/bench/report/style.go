@@ -26,7 +26,7 @@ var (
 	ink   = color.NRGBA{0x1b, 0x1f, 0x24, 0xff}
 	muted = color.NRGBA{0x5a, 0x64, 0x70, 0xff}
 	grid  = color.NRGBA{0xdd, 0xe1, 0xe6, 0xff}
-	band  = color.NRGBA{0xec, 0xee, 0xf1, 0xff}
+	shade = color.NRGBA{0xec, 0xee, 0xf1, 0xff}
 )
 
 // palette is that of Okabe and Ito, which people who see fewer colours can tell apart
@@ -180,7 +180,7 @@ func (f *figure) save(dir string) error {
 var themed = func() map[string]string {
 	m := map[string]string{}
 	for name, c := range map[string]color.NRGBA{
-		"paper": paper, "ink": ink, "muted": muted, "grid": grid, "band": band,
+		"paper": paper, "ink": ink, "muted": muted, "grid": grid, "shade": shade,
 	} {
 		m[hex(c)] = name
 	}

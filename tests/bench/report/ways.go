@@ -135,6 +135,7 @@ func (r *reporter) ratioBars(common sheet.Case, sets []compared, unit, base stri
 		if set.place() != "" && len(sets) > 1 {
 			chart.rows = append(chart.rows, bar{label: set.place()})
 		}
+		here := band{first: len(chart.rows)}
 		for i, c := range set.cases {
 			e, level := set.ratio(c, unit)
 			if c == set.base || e.Rounds == 0 || e.Center <= 0 {
@@ -150,7 +151,10 @@ func (r *reporter) ratioBars(common sheet.Case, sets []compared, unit, base stri
 				color = pale(color)
 			}
 			chart.rows = append(chart.rows, bar{wayName(c.Get(wayKey)), e.Center, max(e.Lo, 1e-3), e.Hi, color, text})
-			chart.noise = max(chart.noise, level)
+			here.last, here.noise = len(chart.rows)-1, level
+		}
+		if here.noise > 0 {
+			chart.bands = append(chart.bands, here)
 		}
 	}
 	if !slices.ContainsFunc(chart.rows, func(b bar) bool { return b.text != "" }) {
