@@ -54,12 +54,21 @@ func judge(s *sheet.Sheet) {
 				met++
 				continue
 			}
-			s.Note(Name, "Missed: %s: %s of %s is %s, the aim was %s.", a.what, a.unit, c, show(e), millis(a.limit))
+			s.Note(Name, "Missed: %s: %s of %s is %s, the aim was %s.%s", a.what, a.unit, c, show(e), millis(a.limit), machine(s, c, a.unit))
 		}
 		if judged > 0 && met == judged {
 			s.Note(Name, "Met in %d of %d cases: %s, %s <= %s.", met, judged, a.what, a.unit, millis(a.limit))
 		}
 	}
+}
+
+// machine says how late it was itself in the rounds of a write, which no write can be without.
+func machine(s *sheet.Sheet, c sheet.Case, unit string) string {
+	late := s.Median(beside(c, machineSleep).With("from", "due"), unit)
+	if late.Rounds == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" In the same rounds a sleep of 1 ms ended late by %s.", show(late))
 }
 
 // show writes a median with its interval, where there is one.

@@ -22,12 +22,7 @@ func explain(s *sheet.Sheet) {
 
 // explainWrite compares a registration with the least that a write to the same store takes, in the same rounds.
 func explainWrite(s *sheet.Sheet, c sheet.Case) {
-	node := c.Get("node")
-	if node == secondNode { // the bare puts stand beside the figures of the node that took the write
-		node = sameOfCluster
-	}
-	bare := c.With("kind", "writes_"+node).With("node", node).With("step", "etcd_put_watched")
-	ratio := s.Ratio(c, bare, "p50-ns")
+	ratio := s.Ratio(c, beside(c, etcdPutWatched), "p50-ns")
 	stored := s.Median(c.With("from", "stored"), "p50-ns")
 	if ratio.Rounds == 0 || stored.Rounds == 0 {
 		return
@@ -35,6 +30,15 @@ func explainWrite(s *sheet.Sheet, c sheet.Case) {
 	s.Note(Name, "With %s services a registration is in the map (node: %s) after %s, which is %.1f x what etcd alone takes to store a "+
 		"value and tell a watcher; %s of it come after etcd has told its watchers (p50).",
 		c.Get("services"), c.Get("node"), millis(s.Median(c, "p50-ns").Center), ratio.Center, millis(stored.Center))
+}
+
+// beside is the case of a step that is measured in the same rounds as a write, at the node that takes the writes.
+func beside(c sheet.Case, step string) sheet.Case {
+	node := c.Get("node")
+	if node == secondNode {
+		node = sameOfCluster
+	}
+	return c.With("kind", "writes_"+node).With("node", node).With("step", step)
 }
 
 // explainStart compares what callers feel while an agent starts with what they feel otherwise.

@@ -22,6 +22,12 @@ type write struct {
 	slots int // that the frontend has after it
 }
 
+// Steps that stand beside the writes.
+const (
+	etcdPutWatched = "etcd_put_watched"
+	machineSleep   = "machine_sleep_1ms"
+)
+
 // warmUp is how often each write is made before those that count.
 const warmUp = 5
 
@@ -75,10 +81,10 @@ func (s *spread) each(ctx context.Context, services int) error {
 		return err
 	}
 	s.add("etcd_put", "request", s.where[0], services, acknowledged)
-	s.add("etcd_put_watched", "request", s.where[0], services, told)
+	s.add(etcdPutWatched, "request", s.where[0], services, told)
 	due := time.Now().Add(time.Millisecond)
 	time.Sleep(time.Millisecond)
-	s.add("machine_sleep_1ms", "due", s.where[0], services, time.Since(due))
+	s.add(machineSleep, "due", s.where[0], services, time.Since(due))
 	return nil
 }
 
