@@ -26,7 +26,7 @@ type bars struct {
 	rows    []bar
 	from    float64
 	bands   []band
-	key     []bar   // what colors mean, where labels do not say
+	key     []bar // what colors mean, where labels do not say
 	heading text.Style
 	values  text.Style
 }

@@ -128,7 +128,7 @@ func logarithmic(axis *plot.Axis) {
 // logTicks are powers of ten, and 2 and 5 times those where there are few.
 func logTicks(lo, hi float64) (ticks []plot.Tick) {
 	decades := math.Log10(hi / lo)
-	labelled := map[int]bool{1: true, 2: decades < 2.5, 5: decades < 2.5, 3: decades < 1.3, 4: decades < 0.4, 7: decades < 1.3}
+	labelled := map[int]bool{1: true, 2: decades < 2.5, 5: decades < 2.5, 3: decades < 1.3, 7: decades < 1.3}
 	for e := math.Floor(math.Log10(lo)); e <= math.Ceil(math.Log10(hi)); e++ {
 		for m := 1; m < 10; m++ {
 			v := float64(m) * math.Pow(10, e)
@@ -136,7 +136,7 @@ func logTicks(lo, hi float64) (ticks []plot.Tick) {
 				continue
 			}
 			t := plot.Tick{Value: v}
-			if labelled[m] {
+			if labelled[m] || decades < 0.5 {
 				t.Label = round(v)
 			}
 			ticks = append(ticks, t)
