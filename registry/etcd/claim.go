@@ -52,19 +52,8 @@ type transaction struct {
 // transaction takes what next has and old has not, and gives up the opposite. It is an error if others have what
 // next asks for.
 func (c *claimer) transaction(ctx context.Context, old, next *registry.Service) (transaction, error) {
-	before, after := footprint(old), footprint(next)
-	var t transaction
-	for k, h := range before {
-		if now, keeps := after[k]; !keeps || !h.equal(now) {
-			t.keys = append(t.keys, k)
-		}
-	}
-	for k := range after {
-		if _, had := before[k]; !had {
-			t.keys = append(t.keys, k)
-		}
-	}
-	slices.Sort(t.keys)
+	after := footprint(next)
+	t := transaction{keys: touched(old, next)}
 	if err := c.read(ctx, t.keys); err != nil {
 		return t, err
 	}
@@ -95,17 +84,42 @@ func (c *claimer) transaction(ctx context.Context, old, next *registry.Service) 
 	return t, nil
 }
 
-// read learns what keys hold that nothing is known of.
-func (c *claimer) read(ctx context.Context, keys []string) error {
-	var ops []clientv3.Op
-	var unknown []string
-	for _, k := range keys {
-		if _, known := c.known[k]; !known && !c.guessed[k] {
-			ops, unknown = append(ops, clientv3.OpGet(k)), append(unknown, k)
+// touched returns the keys of what next has and old has not, of what it has otherwise, and of what it gives up.
+func touched(old, next *registry.Service) (keys []string) {
+	before, after := footprint(old), footprint(next)
+	for k, h := range before {
+		if now, keeps := after[k]; !keeps || !h.equal(now) {
+			keys = append(keys, k)
 		}
 	}
-	if len(ops) == 0 {
+	for k := range after {
+		if _, had := before[k]; !had {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// unknown returns those keys of which is neither known nor assumed what they hold.
+func (c *claimer) unknown(keys []string) (list []string) {
+	for _, k := range keys {
+		if _, known := c.known[k]; !known && !c.guessed[k] {
+			list = append(list, k)
+		}
+	}
+	return list
+}
+
+// read learns what keys hold that nothing is known of.
+func (c *claimer) read(ctx context.Context, keys []string) error {
+	unknown := c.unknown(keys)
+	if len(unknown) == 0 {
 		return nil
+	}
+	ops := make([]clientv3.Op, len(unknown))
+	for i, k := range unknown {
+		ops[i] = clientv3.OpGet(k)
 	}
 	r, err := c.store.client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {

@@ -40,12 +40,9 @@ func (s *Store) putService(ctx context.Context, req registry.ServiceRequest) (re
 		if err != nil {
 			return registry.Service{}, 0, err
 		}
-		v, err := encode(next)
+		v, err := encodeService(k, &next)
 		if err != nil {
-			return registry.Service{}, 0, fmt.Errorf("%w: %w", registry.ErrInvalid, err)
-		}
-		if _, err := decodeService([]byte(k), []byte(v)); err != nil {
-			return registry.Service{}, 0, fmt.Errorf("%w: %w", registry.ErrInvalid, err)
+			return registry.Service{}, 0, err
 		}
 		if kv != nil && string(kv.Value) == v {
 			return next, kv.ModRevision, nil
@@ -63,6 +60,18 @@ func (s *Store) putService(ctx context.Context, req registry.ServiceRequest) (re
 		}
 	}
 	return registry.Service{}, 0, errConflict
+}
+
+// encodeService returns a service's value, which can be read again.
+func encodeService(k string, svc *registry.Service) (string, error) {
+	v, err := encode(svc)
+	if err == nil {
+		_, err = decodeService([]byte(k), []byte(v))
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", registry.ErrInvalid, err)
+	}
+	return v, nil
 }
 
 // next returns the service that a request makes of an old one. With choose it has all of its VIPs and node ports, or

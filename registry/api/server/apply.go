@@ -39,28 +39,39 @@ func (s *Server) writeAll(ctx context.Context, objects []kube.Object) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	for i, o := range objects {
-		if o.Service == nil {
-			continue
-		}
-		stored, rev, err := s.Store.PutService(ctx, *o.Service)
-		if err != nil {
-			e := refusal(o, err)
-			e.Results = done(results)
-			return nil, e
-		}
-		revision = max(revision, rev)
+	requests, places := services(objects)
+	stored, rev, err := s.Store.PutServices(ctx, requests)
+	for i, svc := range stored {
 		action := api.Created
-		if old := before[i]; old != nil && equal(*old, stored) {
+		if old := before[places[i]]; old != nil && equal(*old, svc) {
 			action = api.Unchanged
 		} else if old != nil {
 			action = api.Configured
 		}
-		results[i] = api.Result{Kind: kube.Service, Name: stored.Name, Action: action, VIPs: stored.VIPs}
+		results[places[i]] = api.Result{Kind: kube.Service, Name: svc.Name, Action: action, VIPs: svc.VIPs}
 	}
+	if err != nil {
+		e := asError(err)
+		if len(stored) < len(places) {
+			e = refusal(objects[places[len(stored)]], err)
+		}
+		e.Results = done(results)
+		return nil, e
+	}
+	revision = max(revision, rev)
 	out := api.Results{Results: results}
 	s.synced(ctx, revision, &out)
 	return out, nil
+}
+
+// services returns the services among some objects, and their places there.
+func services(objects []kube.Object) (requests []registry.ServiceRequest, places []int) {
+	for i, o := range objects {
+		if o.Service != nil {
+			requests, places = append(requests, *o.Service), append(places, i)
+		}
+	}
+	return requests, places
 }
 
 // commit writes those objects that are no services, and fills in their results.
@@ -89,22 +100,31 @@ func done(results []api.Result) []api.Result {
 	return slices.DeleteFunc(results, func(r api.Result) bool { return r.Action == "" })
 }
 
-// checkAll asks the store about every object. It returns the services as they are now.
+// checkAll asks the store about every object. It returns the services as they are now, in the objects' places.
 func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]*registry.Service, error) {
+	requests, places := services(objects)
+	old, refused, err := s.Store.CheckServices(ctx, requests)
+	if err != nil {
+		return nil, err
+	}
 	before := make([]*registry.Service, len(objects))
+	errs := make([]error, len(objects))
 	others := newAsked()
+	for i, place := range places {
+		before[place], errs[place] = old[i], refused[i]
+		if errs[place] == nil {
+			errs[place] = others.add(&requests[i].Service)
+		}
+	}
 	var all *api.Error
 	for i, o := range objects {
-		var err error
-		if o.Service != nil {
-			before[i], err = s.checkService(ctx, o.Service, others)
-		} else {
-			err = s.Store.Check(registry.Change{Slice: o.Slice, Namespace: o.Namespace, Policy: o.Policy})
+		if o.Service == nil {
+			errs[i] = s.Store.Check(registry.Change{Slice: o.Slice, Namespace: o.Namespace, Policy: o.Policy})
 		}
-		if err == nil {
+		if errs[i] == nil {
 			continue
 		}
-		e := refusal(o, err)
+		e := refusal(o, errs[i])
 		if e.Status >= 500 && e.Status != http.StatusInsufficientStorage {
 			return nil, e
 		}
@@ -118,19 +138,6 @@ func (s *Server) checkAll(ctx context.Context, objects []kube.Object) ([]*regist
 		return nil, all
 	}
 	return before, nil
-}
-
-// checkService asks the store about one service, and returns it as it is now. others is what the services before it
-// ask for.
-func (s *Server) checkService(ctx context.Context, req *registry.ServiceRequest, others *asked) (*registry.Service, error) {
-	old, exists, err := s.Store.CheckService(ctx, *req)
-	if err == nil {
-		err = others.add(&req.Service)
-	}
-	if !exists {
-		return nil, err
-	}
-	return &old, err
 }
 
 // faults makes an answer of what is wrong with documents.

@@ -28,10 +28,12 @@ const (
 
 // Store is where objects are written.
 type Store interface {
-	// CheckService says whether PutService would take a request, and returns the service as it is
-	// now, if it is.
-	CheckService(context.Context, registry.ServiceRequest) (old registry.Service, exists bool, err error)
-	PutService(context.Context, registry.ServiceRequest) (registry.Service, int64, error)
+	// CheckServices says of each request why PutServices would not take it, nil if it would, and returns the services
+	// as they are now, nil where there is none.
+	CheckServices(context.Context, []registry.ServiceRequest) (old []*registry.Service, refused []error, err error)
+	// PutServices writes services in this order. It returns those that were written, from the first on, and the
+	// revision from which on they are known; the error is about the one after them.
+	PutServices(context.Context, []registry.ServiceRequest) ([]registry.Service, int64, error)
 	DeleteService(ctx context.Context, n registry.Name, slices ...registry.Name) (int64, error)
 	// Check says whether Commit would take a change by itself.
 	Check(registry.Change) error

@@ -39,29 +39,37 @@ func (s *fakeStore) write(changes ...registry.Change) int64 {
 	return s.revision
 }
 
-func (s *fakeStore) CheckService(_ context.Context, req registry.ServiceRequest) (registry.Service, bool, error) {
-	old, ok := s.catalog.Service(req.Name)
-	for _, a := range req.VIPs {
-		if a == netip.MustParseAddr("10.96.0.66") {
-			return old, ok, fmt.Errorf("%w: %s belongs to service x/y", registry.ErrVIPTaken, a)
+func (s *fakeStore) CheckServices(_ context.Context, reqs []registry.ServiceRequest) ([]*registry.Service, []error, error) {
+	before, refused := make([]*registry.Service, len(reqs)), make([]error, len(reqs))
+	for i, req := range reqs {
+		if old, ok := s.catalog.Service(req.Name); ok {
+			before[i] = &old
+		}
+		for _, a := range req.VIPs {
+			if a == netip.MustParseAddr("10.96.0.66") {
+				refused[i] = fmt.Errorf("%w: %s belongs to service x/y", registry.ErrVIPTaken, a)
+			}
 		}
 	}
-	return old, ok, nil
+	return before, refused, nil
 }
 
-func (s *fakeStore) PutService(_ context.Context, req registry.ServiceRequest) (registry.Service, int64, error) {
-	s.puts = append(s.puts, req.Name.String())
-	if err := s.fail; err != nil && len(s.puts) > 1 {
-		return registry.Service{}, 0, err
+func (s *fakeStore) PutServices(_ context.Context, reqs []registry.ServiceRequest) (stored []registry.Service, revision int64, err error) {
+	for _, req := range reqs {
+		s.puts = append(s.puts, req.Name.String())
+		if err := s.fail; err != nil && len(s.puts) > 1 {
+			return stored, revision, err
+		}
+		svc := req.Service
+		if !svc.Headless {
+			svc.Families = nil
+		}
+		if len(svc.VIPs) == 0 && !svc.Headless {
+			svc.VIPs = []netip.Addr{netip.MustParseAddr("10.96.0.1")}
+		}
+		stored, revision = append(stored, svc), s.write(registry.Change{Service: &svc})
 	}
-	svc := req.Service
-	if !svc.Headless {
-		svc.Families = nil
-	}
-	if len(svc.VIPs) == 0 && !svc.Headless {
-		svc.VIPs = []netip.Addr{netip.MustParseAddr("10.96.0.1")}
-	}
-	return svc, s.write(registry.Change{Service: &svc}), nil
+	return stored, revision, nil
 }
 
 func (s *fakeStore) DeleteService(_ context.Context, n registry.Name, slices ...registry.Name) (int64, error) {

@@ -1,0 +1,152 @@
+package etcd
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/sluice-net/sluice/registry"
+)
+
+// TestPutServices: many services are written in few transactions, which whoever watches hears of as few batches.
+func TestPutServices(t *testing.T) {
+	s := openWith(t, Options{ServiceCIDRs: prefixes(t, "10.96.0.0/16")})
+	batches := s.Watch(t.Context())
+	receive(t, batches)
+	const count = servicesTogether + 10
+	var reqs []registry.ServiceRequest
+	for i := range count {
+		reqs = append(reqs, web(fmt.Sprint("s", i)))
+	}
+	stored, rev, err := s.PutServices(t.Context(), reqs)
+	if err != nil || len(stored) != count {
+		t.Fatal(len(stored), err)
+	}
+	services := audit(t, s)
+	for _, svc := range stored {
+		if len(svc.VIPs) != 1 || !reflect.DeepEqual(services[svc.Name], svc) {
+			t.Errorf("stored %+v, said %+v", services[svc.Name], svc)
+		}
+	}
+	got, transactions := 0, 0
+	for at := int64(0); at < rev; transactions++ {
+		b := receive(t, batches)
+		got, at = got+len(b.Changes), b.Revision
+	}
+	// Some are written later than those before them: they were given an address that one of these was given, too.
+	if got != count || transactions < 2 || transactions > 20 {
+		t.Errorf("%d changes in %d transactions, want %d", got, transactions, count)
+	}
+	again, same, err := s.PutServices(t.Context(), reqs)
+	if err != nil || same != rev || !reflect.DeepEqual(again, stored) {
+		t.Errorf("written again: revision %d, %v; want %d, and the same", same, err, rev)
+	}
+}
+
+// TestPutServicesOneByOne compares what PutServices does with what PutService does of the same requests in a row, when
+// these leave no choice.
+func TestPutServicesOneByOne(t *testing.T) {
+	together, single := openWith(t, Options{}), openWith(t, Options{})
+	r := rand.New(rand.NewPCG(4, 4))
+	refusals := 0
+	for range 150 {
+		var reqs []registry.ServiceRequest
+		for range 1 + r.IntN(6) {
+			reqs = append(reqs, insist(r))
+		}
+		before := audit(t, together)
+		old, refused, err := together.CheckServices(t.Context(), reqs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, req := range reqs {
+			if svc, has := before[req.Name]; has != (old[i] != nil) || has && !reflect.DeepEqual(*old[i], svc) {
+				t.Fatalf("%s is %+v, not %+v", req.Name, svc, old[i])
+			}
+			if _, _, err := together.CheckService(t.Context(), req); fmt.Sprint(err) != fmt.Sprint(refused[i]) {
+				t.Fatalf("checked by itself: %v, with others: %v", err, refused[i])
+			}
+		}
+		stored, _, err := together.PutServices(t.Context(), reqs)
+		var want []registry.Service
+		var wantErr error
+		for _, req := range reqs {
+			var svc registry.Service
+			if svc, _, wantErr = single.PutService(t.Context(), req); wantErr != nil {
+				refusals++
+				break
+			}
+			want = append(want, svc)
+		}
+		if fmt.Sprint(err) != fmt.Sprint(wantErr) || !slices.EqualFunc(stored, want, func(a, b registry.Service) bool { return reflect.DeepEqual(a, b) }) {
+			t.Fatalf("%+v:\ntogether %+v, %v\none by one %+v, %v", reqs, stored, err, want, wantErr)
+		}
+		if a, b := audit(t, together), audit(t, single); !reflect.DeepEqual(a, b) {
+			t.Fatalf("%+v:\ntogether %+v\none by one %+v", reqs, a, b)
+		}
+		if r.IntN(3) == 0 {
+			n := reqs[0].Name
+			_, a := together.DeleteService(t.Context(), n)
+			_, b := single.DeleteService(t.Context(), n)
+			if errors.Is(a, registry.ErrNotFound) != errors.Is(b, registry.ErrNotFound) {
+				t.Fatalf("delete %s: %v, %v", n, a, b)
+			}
+		}
+	}
+	if refusals < 20 || refusals > 140 {
+		t.Errorf("%d of 150 inputs were refused", refusals)
+	}
+}
+
+// insist makes a request of few names, addresses and ports that leaves nothing to be chosen.
+func insist(r *rand.Rand) registry.ServiceRequest {
+	req := scramble(r)
+	req.FamilyPolicy = registry.SingleStack
+	req.Type = registry.TypeClusterIP
+	if r.IntN(3) == 0 {
+		req.Type = registry.TypeNodePort
+	}
+	for i := range req.Ports {
+		req.Ports[i].NodePort = 0
+		if req.Type == registry.TypeNodePort {
+			req.Ports[i].NodePort = uint16(30000 + r.IntN(20))
+		}
+	}
+	req.VIPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(1 + r.IntN(20))})}
+	return req
+}
+
+// TestPutServicesAtOnce lets writers of several services each fight over few addresses and names.
+func TestPutServicesAtOnce(t *testing.T) {
+	s := openWith(t, Options{ServiceCIDRs: prefixes(t, "10.96.0.0/28", "fd00::/124"), NodePorts: PortRange{30000, 30020}})
+	allowed := []error{
+		registry.ErrNotFound, registry.ErrVIPTaken, registry.ErrVIPImmutable, registry.ErrVIPsExhausted, registry.ErrFamily,
+		registry.ErrNodePortTaken, registry.ErrNodePortsExhausted, registry.ErrInvalid,
+	}
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 11))
+			for range 30 {
+				var reqs []registry.ServiceRequest
+				for range 1 + r.IntN(5) {
+					reqs = append(reqs, scramble(r))
+				}
+				_, _, err := s.PutServices(t.Context(), reqs)
+				if r.IntN(2) == 0 {
+					_, err = s.DeleteService(t.Context(), scramble(r).Name)
+				}
+				if err != nil && !slices.ContainsFunc(allowed, func(a error) bool { return errors.Is(err, a) }) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	audit(t, s)
+}
