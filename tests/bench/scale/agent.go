@@ -26,6 +26,7 @@ import (
 const (
 	agentBackends = 4
 	agentTogether = 500 // services in one request: it may hold 1000 objects
+	startRounds   = 6
 	aimServices   = 10_000
 	aimSeconds    = 0.5
 	aimMegabytes  = 120
@@ -38,11 +39,58 @@ func agents(ctx context.Context, env part.Env) error {
 		sizes = sizes[:2]
 	}
 	for _, services := range sizes {
-		if err := oneAgent(ctx, env, services); err != nil {
+		err := withoutAgent(ctx, env, services)
+		if err == nil {
+			err = oneAgent(ctx, env, services)
+		}
+		if err != nil {
 			return fmt.Errorf("an agent with %d services: %w", services, err)
 		}
 	}
+	tellAims(env.Sheet, sizes[len(sizes)-1])
 	return nil
+}
+
+// agentCase is one of so many services.
+func agentCase(services int, step string) sheet.Case {
+	return sheet.Of(Name, "grow", "agent", "services", services, "backends", services*agentBackends, "step", step)
+}
+
+// withoutAgent measures what the same services take from the registry's telling of them to the maps.
+func withoutAgent(ctx context.Context, env part.Env, services int) (err error) {
+	c, err := start(ctx, plan{Grow: "agent", N: services, CPU: env.CPU, Scale: 1})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	for round := range env.Rounds {
+		var l Loaded
+		if err := c.call("Load", struct{}{}, &l); err != nil {
+			return err
+		}
+		env.Sheet.Add(agentCase(services, "told"), round, services,
+			sheet.Value{Unit: "load-s", Value: (l.Catalog + l.Sync).Seconds()},
+			sheet.Value{Unit: "catalog-s", Value: l.Catalog.Seconds()}, sheet.Value{Unit: "sync-s", Value: l.Sync.Seconds()})
+	}
+	return nil
+}
+
+// tellAims compares with the aims, and says where the time goes.
+func tellAims(s *sheet.Sheet, services int) {
+	of := func(step, unit string) float64 { return s.Median(agentCase(services, step), unit).Center }
+	verdict := map[bool]string{true: "met", false: "missed"}
+	told, resident := of("told", "load-s"), of("agent_start", "rss-B")/1e6
+	aims := fmt.Sprintf("the aims for %s services, %g s and %d MB, are %s and %s", grouped(aimServices), aimSeconds, aimMegabytes,
+		verdict[told <= aimSeconds], verdict[resident <= aimMegabytes])
+	if services != aimServices {
+		aims = fmt.Sprintf("the aims are for %s services", grouped(aimServices))
+	}
+	s.Note(Name, "%s services of %d backends are in the maps %.3f s after the registry tells of them (catalog %.3f s, maps %.3f s), and the agent's resident memory is %.0f MB; %s.",
+		grouped(services), agentBackends, told, of("told", "catalog-s"), of("told", "sync-s"), resident, aims)
+	s.Note(Name, "From a cold start of the agent it takes %.2f s until the maps have all of them: %.2f s until the programs are loaded, and %.2f s for the store to open, to read and to fill the maps. Given by the API in %d inputs it takes %.2f s until the last answer says that the maps hold them: the store writes them to disk before.",
+		of("agent_start", "load-s"), of("agent_start", "programs-s"), of("agent_start", "fill-s"), (services+agentTogether-1)/agentTogether, of("agent_apply", "load-s"))
+	s.Note(Name, "Of the agent's %.0f MB, %.0f MB are its own heap, and the others what can be read again or is the kernel's: the program, the store's database, and the parts of the maps that it writes.",
+		resident, of("agent_start", "rss-anonymous-B")/1e6)
 }
 
 // oneAgent gives an agent its services by its API, and then has it start with them, its maps being empty.
@@ -53,9 +101,7 @@ func oneAgent(ctx context.Context, env part.Env, services int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	name := func(step string) sheet.Case {
-		return sheet.Of(Name, "services", services, "backends", services*agentBackends, "step", step)
-	}
+	name := func(step string) sheet.Case { return agentCase(services, step) }
 	start := time.Now()
 	if err := applyAll(ctx, node, services); err != nil {
 		return err
@@ -66,7 +112,7 @@ func oneAgent(ctx context.Context, env part.Env, services int) (err error) {
 		return err
 	}
 	env.Sheet.Add(name("agent_applied"), 0, 1, memory(u)...)
-	for round := range min(env.Rounds, 6) {
+	for round := range min(env.Rounds, startRounds) {
 		started, err := coldStart(ctx, node, services)
 		if err != nil {
 			return err

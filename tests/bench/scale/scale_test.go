@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/sluice-net/sluice/loader"
@@ -162,6 +163,19 @@ func TestGrouped(t *testing.T) {
 	for n, want := range map[int]string{7: "7", 1000: "1 000", 65521: "65 521", 1_000_000: "1 000 000"} {
 		if got := grouped(n); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestTellAims: what is told of aims depends on what was measured.
+func TestTellAims(t *testing.T) {
+	for want, told := range map[string]float64{"are met and missed": 0.1, "are missed and missed": 0.6} {
+		s := &sheet.Sheet{}
+		s.Add(agentCase(aimServices, "told"), 0, 1, sheet.Value{Unit: "load-s", Value: told})
+		s.Add(agentCase(aimServices, "agent_start"), 0, 1, sheet.Value{Unit: "rss-B", Value: 121e6})
+		tellAims(s, aimServices)
+		if notes := s.Notes(Name); len(notes) != 3 || !strings.Contains(notes[0].Text, want) {
+			t.Errorf("%+v, want %q", notes, want)
 		}
 	}
 }

@@ -35,11 +35,13 @@ func slice(service string, part int) *registry.Slice {
 	}
 }
 
-// stalls are services that lead to other nodes.
-func stalls(n int) []registry.Change {
+// stalls are services that lead to other nodes, of so many backends each.
+func stalls(n, backends int) []registry.Change {
 	all := make([]registry.Change, 0, 2*n)
 	for i := range n {
-		all = append(all, registry.Change{Service: service(stallName(i), stallVIP(i))}, registry.Change{Slice: stallSlice(i, 0)})
+		list := stallSlice(i, 0)
+		list.Endpoints = list.Endpoints[:backends]
+		all = append(all, registry.Change{Service: service(stallName(i), stallVIP(i))}, registry.Change{Slice: list})
 	}
 	return all
 }

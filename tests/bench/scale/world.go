@@ -20,7 +20,7 @@ import (
 
 // plan says what a dataplane is to hold.
 type plan struct {
-	Grow  string // services, backends, policies, containers or flows
+	Grow  string // services, backends, policies, containers or flows; or agent: what an agent is given
 	N     int    // of these
 	CPU   int    // counted from 1; 0: any
 	BPFFS string
@@ -113,15 +113,17 @@ func (w *World) Load(_ struct{}, l *Loaded) error {
 func (w *World) content() []registry.Change {
 	switch w.plan.Grow {
 	case "services":
-		return append(stalls(w.plan.N), probeServices(stallBackends)...)
+		return append(stalls(w.plan.N, stallBackends), probeServices(stallBackends)...)
+	case "agent":
+		return stalls(w.plan.N, agentBackends)
 	case "backends":
-		return append(stalls(10), probeServices(w.plan.N)...)
+		return append(stalls(10, stallBackends), probeServices(w.plan.N)...)
 	case "policies":
 		return append(probeServices(stallBackends), throng(w.plan.N)...)
 	case "containers":
 		return append(probeServices(stallBackends), crewServices(w.plan.N)...)
 	default:
-		return append(stalls(10), probeServices(stallBackends)...)
+		return append(stalls(10, stallBackends), probeServices(stallBackends)...)
 	}
 }
 
