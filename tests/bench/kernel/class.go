@@ -89,7 +89,7 @@ func (s stage) between(from string, sport uint16, to string, dport uint16, proto
 
 // classes are those of both programs.
 func (s stage) classes() []class {
-	list := slices.Concat(s.requests(), s.answers(), s.fragments(), s.arrivals())
+	list := slices.Concat(s.requests(), s.judged(), s.answers(), s.fragments(), s.arrivals())
 	if s.on.others() > 0 {
 		list = slices.Concat(list, s.remoteArrivals(), s.spreads())
 	}
@@ -132,11 +132,25 @@ func (s stage) requests() (list []class) {
 			list = append(list, established, fresh)
 		}
 	}
-	return append(list, class{
+	return list
+}
+
+// judged are requests that policies are about.
+func (s stage) judged() []class {
+	list := []class{{
 		name: "denied", program: fromPod, at: client,
 		packet:  s.between(client, clientPort, closed, targetPort, tcp, flagSYN),
 		verdict: verdictDrop, counts: []string{"drop_ingress"}, may: []string{"events_lost"},
-	})
+	}}
+	for _, pair := range []struct{ kind, from, to string }{{"everyone", guest, host}, {"peers", asker, asked}} {
+		open := s.between(pair.from, clientPort, pair.to, targetPort, tcp, flagSYN)
+		list = append(list, class{
+			name: "new_policy_" + pair.kind, program: fromPod, at: pair.from, packet: open,
+			fresh:   &ends{open.src, open.dst, open.dst},
+			verdict: verdictRedirect, counts: []string{"flows_created"},
+		})
+	}
+	return list
 }
 
 // answers are what a server sends by from_pod.

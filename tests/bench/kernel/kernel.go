@@ -59,7 +59,11 @@ func programs(ctx context.Context, env part.Env) (err error) {
 		}
 		env.Log("kernel: a dataplane of %d services, made in %.1f s", n, time.Since(start).Seconds())
 		defer func() { err = errors.Join(err, w.close()) }()
-		list, err := subjectsOf(&w.plane)
+		families := 2
+		if env.Quick && n != services[0] {
+			families = 1
+		}
+		list, err := subjectsOf(&w.plane, families)
 		defer closeAll(list)
 		if err == nil {
 			err = countAll(env, &w.plane, list)
@@ -81,9 +85,9 @@ func programs(ctx context.Context, env part.Env) (err error) {
 	return nil
 }
 
-// subjectsOf returns those of a dataplane, also beside an error.
-func subjectsOf(p *plane) (list []*subject, err error) {
-	for family := range 2 {
+// subjectsOf returns those of a dataplane, of IPv4 or of both families, also beside an error.
+func subjectsOf(p *plane, families int) (list []*subject, err error) {
+	for family := range families {
 		s := stage{p, family}
 		for _, c := range s.classes() {
 			sub, err := newSubject(s, c)

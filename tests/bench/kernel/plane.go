@@ -26,13 +26,17 @@ type plane struct {
 // place is what a packet may come from and go to, by IPv4 and IPv6.
 type place [2]netip.Addr
 
-// The places: three containers, into one of which a policy lets nothing, the VIP of server, and a host outside.
+// The places.
 const (
-	client = "client"
+	client = "client" // containers that no policy is about
 	server = "server"
-	closed = "closed"
-	vip    = "vip"
-	far    = "far"
+	closed = "closed" // a policy lets nothing in
+	guest  = "guest"  // policies let out of one and into the other what there is
+	host   = "host"
+	asker  = "asker" // policies let only the one ask the other, at one port
+	asked  = "asked"
+	vip    = "vip" // of server
+	far    = "far" // outside
 )
 
 // Ports of the service, and of the server behind it.

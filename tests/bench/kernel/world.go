@@ -26,6 +26,10 @@ func newWorld(services int) (_ *world, err error) {
 		client: {addr("10.98.0.1"), addr("fd00:98::1")},
 		server: {addr("10.98.0.2"), addr("fd00:98::2")},
 		closed: {addr("10.98.0.3"), addr("fd00:98::3")},
+		guest:  {addr("10.98.0.4"), addr("fd00:98::4")},
+		host:   {addr("10.98.0.5"), addr("fd00:98::5")},
+		asker:  {addr("10.98.0.6"), addr("fd00:98::6")},
+		asked:  {addr("10.98.0.7"), addr("fd00:98::7")},
 		vip:    {addr("10.95.0.1"), addr("fd00:95::1")},
 		far:    {addr("192.0.2.77"), addr("2001:db8::77")},
 	}}}
@@ -65,7 +69,7 @@ func (w *world) close() error {
 
 // content returns what there is, and the containers that are to be attached here.
 func (w *world) content() (all []registry.Change, local []registry.Endpoint) {
-	for _, id := range []string{client, server, closed} {
+	for _, id := range []string{client, server, closed, guest, host, asker, asked} {
 		e := registry.Endpoint{
 			EndpointID: registry.EndpointID{Node: "here", ContainerID: id, Interface: "eth0"},
 			Name:       registry.Name{Namespace: "bench", Name: id}, Network: "pods",
@@ -75,17 +79,43 @@ func (w *world) content() (all []registry.Change, local []registry.Endpoint) {
 		local = append(local, e)
 		all = append(all, registry.Change{Endpoint: &e})
 	}
-	all = append(all, registry.Change{Policy: &registry.Policy{
-		PolicyID: registry.PolicyID{Name: registry.Name{Namespace: "bench", Name: closed}},
-		Subject:  registry.PodSelector{Pods: registry.Selector{MatchLabels: map[string]string{"app": closed}}},
-		Isolates: []registry.Direction{registry.Ingress},
-	}})
+	everyone := registry.Rule{Action: registry.Allow}
+	all = append(all,
+		policyOf(closed, registry.Ingress),
+		policyOf(guest, registry.Egress, everyone), policyOf(host, registry.Ingress, everyone),
+		policyOf(asker, registry.Egress, only(asked)), policyOf(asked, registry.Ingress, only(asker)))
 	protocols := []registry.Protocol{registry.TCP, registry.UDP, registry.SCTP}
 	all = append(all, serviceOf("probe", w.places[vip], w.places[server], "here", protocols)...)
 	for i := range w.others() {
 		all = append(all, serviceOf(fmt.Sprintf("s%d", i), vipOf(i), backendOf(i), "there", protocols[:1])...)
 	}
 	return all, local
+}
+
+// policyOf selects a container, and allows in one direction what the rules say.
+func policyOf(app string, d registry.Direction, rules ...registry.Rule) registry.Change {
+	p := &registry.Policy{
+		PolicyID: registry.PolicyID{Name: registry.Name{Namespace: "bench", Name: app}},
+		Subject:  registry.PodSelector{Pods: registry.Selector{MatchLabels: map[string]string{"app": app}}},
+		Isolates: []registry.Direction{d},
+	}
+	if d == registry.Egress {
+		p.Egress = rules
+	} else {
+		p.Ingress = rules
+	}
+	return registry.Change{Policy: p}
+}
+
+// only allows one peer, and the server's port.
+func only(peer string) registry.Rule {
+	return registry.Rule{
+		Action: registry.Allow,
+		Peers: []registry.Peer{{Pods: &registry.PodSelector{
+			Pods: registry.Selector{MatchLabels: map[string]string{"app": peer}},
+		}}},
+		Ports: []registry.PolicyPort{{Protocol: registry.TCP, Port: targetPort, EndPort: targetPort}},
+	}
 }
 
 // serviceOf returns a service of both families with one backend each.
@@ -114,7 +144,7 @@ func serviceOf(name string, vips, backends place, node string, protocols []regis
 // attach wires an endpoint by a veth.
 func (w *world) attach(e registry.Endpoint) error {
 	name := fmt.Sprintf("%s%d", e.ContainerID, w.services)
-	peerName := fmt.Sprintf("p%s%d", e.ContainerID, w.services)
+	peerName := "p" + name
 	err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peerName})
 	if err != nil {
 		return fmt.Errorf("make veth: %w", err)
