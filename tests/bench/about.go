@@ -179,7 +179,7 @@ func load(root fs.FS) string {
 	return average
 }
 
-// busy is the load at which a machine with two CPUs has none left for what is measured.
+// busy is the load at which something else may want the CPU that is measured on.
 const busy = 1.0
 
 // quiet enters the load from before the start, and a note when something else was at work.

@@ -88,7 +88,7 @@ func distributions(name, title string, list []sheet.Latency, label func(sheet.Ca
 	for i, l := range list {
 		s := series{name: label(l.Case), look: lookOf(l.Case.Get(wayKey), i)}
 		for _, q := range l.Quantiles {
-			if q.Share >= lowest && q.Share <= highest && q.Nanoseconds > 0 {
+			if q.Share >= lowest && q.Share <= highest && q.Nanoseconds > 0 && !math.IsInf(q.Nanoseconds, 0) {
 				s.points = append(s.points, plotter.XY{X: q.Nanoseconds * factor / in.by, Y: probit(q.Share)})
 			}
 		}

@@ -70,7 +70,7 @@ func (r *reporter) classBars(f family, unit string) *figure {
 		for _, c := range along(class.cases, axis) {
 			i := slices.Index(f.cases, c)
 			e := column.values[i]
-			if e.Rounds == 0 {
+			if !known(e) {
 				continue
 			}
 			color := palette[max(0, slices.Index(places, c.Get(axis)))%len(palette)]
@@ -169,7 +169,7 @@ var quantileUnits = []string{"p50-ns", "p90-ns", "p99-ns", "p99.9-ns"}
 // series gathers one unit of cases along the axis.
 func (r *reporter) series(cases []sheet.Case, axis, unit string) (s series) {
 	for _, c := range cases {
-		if e := r.s.Median(c, unit); e.Rounds > 0 && place(c, axis) > 0 {
+		if e := r.s.Median(c, unit); known(e) && place(c, axis) > 0 {
 			s.points = append(s.points, plotter.XY{X: place(c, axis), Y: e.Center})
 			s.lo, s.hi = append(s.lo, e.Lo), append(s.hi, e.Hi)
 		}

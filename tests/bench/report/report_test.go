@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"image/png"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -254,6 +256,33 @@ func TestUnknownPart(t *testing.T) {
 	for _, want := range []string{"phase", "full", "low", "craters", "4321", "1\u00a0234\u00a0567", "lonely", "Sun", "It was too bright."} {
 		if !strings.Contains(html, want) {
 			t.Errorf("the page does not say %q", want)
+		}
+	}
+}
+
+// Figures that have no place in a plot keep no other from being shown, nor does a sheet without any.
+func TestOddFigures(t *testing.T) {
+	write(t, &sheet.Sheet{})
+	for _, odd := range []float64{0, -3, math.NaN(), math.Inf(1), 1e300, 1e-300} {
+		s := small(6)
+		for round := range 6 {
+			for i, c := range []sheet.Case{
+				sheet.Of("Path", "kind", "X", "way", "direct"), sheet.Of("Path", "kind", "X", "way", "vip_tc"),
+				sheet.Of("Path", "kind", "TCP_RR", "family", "IPv4", "services", 100, "way", "odd"),
+				sheet.Of("Kernel", "class", "a", "flows", 1), sheet.Of("Kernel", "class", "b", "flows", 2),
+				sheet.Of("Scale", "flows", 0), sheet.Of("Scale", "flows", 1), sheet.Of("Scale", "flows", 10), sheet.Of("Scale", "flows", 100),
+				sheet.Of("Control", "step", "a"),
+			} {
+				s.Add(c, round, 1, sheet.Value{Unit: "p50-ns", Value: odd}, sheet.Value{Unit: "lookups/op", Value: odd},
+					sheet.Value{Unit: "fine/op", Value: 7000 + float64(i)})
+			}
+		}
+		s.AddLatency(sheet.Latency{Case: "Control/step=a", Quantiles: []sheet.Quantile{{Share: 0.5, Nanoseconds: odd}, {Share: 0.9, Nanoseconds: odd}}})
+		_, html := write(t, s)
+		for i := range 10 {
+			if !strings.Contains(html, fmt.Sprintf(">%d<", 7000+i)) {
+				t.Errorf("with %v, figure %d is not in the page", odd, 7000+i)
+			}
 		}
 	}
 }

@@ -66,6 +66,11 @@ func (c column) interval(i int) string {
 	return fmt.Sprintf("%s [%s, %s]", c.text(i), number(c.in(e.Lo)), number(c.in(e.Hi)))
 }
 
+// known tells whether there is a figure that has a place in a plot.
+func known(e sheet.Estimate) bool {
+	return e.Rounds > 0 && !math.IsNaN(e.Center) && !math.IsInf(e.Center, 0)
+}
+
 // Verdicts on a ratio.
 const (
 	better  = "better"

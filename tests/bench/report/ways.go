@@ -138,7 +138,7 @@ func (r *reporter) ratioBars(common sheet.Case, sets []compared, unit, base stri
 		here := band{first: len(chart.rows)}
 		for i, c := range set.cases {
 			e, level := set.ratio(c, unit)
-			if c == set.base || e.Rounds == 0 || e.Center <= 0 {
+			if c == set.base || !known(e) || e.Center <= 0 {
 				continue
 			}
 			color, text := lookOf(c.Get(wayKey), i).color, fmt.Sprintf("%.3f", e.Center)
