@@ -54,7 +54,7 @@ check-generated: generate ## fail when that changes what is committed
 	@changed=$$(git status --porcelain -- '*_bpfel.go' '*_bpfel.o') || exit 1; \
 	if [ -n "$$changed" ]; then echo "not what bpf/ compiles to:"; echo "$$changed"; exit 1; fi
 
-test: bpffs clients ## every test, as root
+test: bpffs clients bin/bench/nginx ## every test, as root
 	$(call need,bpftool containerd runc)
 	$(GO) test -count=1 -timeout 10m $$($(GO) list ./... | grep -v /tests)
 	$(GO) test -count=1 -timeout 15m -p 1 ./tests/... # by themselves: they wait for real processes
@@ -89,11 +89,28 @@ BENCH_PARTS := kernel path scale control
 bench-unknown := $(filter-out quick $(BENCH_PARTS),$(BENCH))
 bench-flags   := $(if $(filter quick,$(BENCH)),-quick) $(if $(filter-out quick,$(BENCH)),-only '$(filter-out quick,$(BENCH))')
 
-bench: bpffs ## measure it beside its peers, 15 minutes of a quiet machine; BENCH=quick: 3
+# The path part alone has peers.
+bench-peers   := $(if $(filter-out quick,$(BENCH)),$(filter path,$(BENCH)),path)
+
+bench: bpffs $(if $(bench-peers),bin/bench/kubeproxy bin/bench/nginx) ## measure it beside its peers, 15 minutes of a quiet machine; BENCH=quick: 3
 	$(if $(bench-unknown),$(error BENCH knows quick $(BENCH_PARTS), and not $(bench-unknown)))
-	$(call need,git)
+	$(call need,git $(if $(bench-peers),iptables nftables))
 	$(GO) build -o bin/bench/bench ./tests/bench
 	bin/bench/bench $(bench-flags)
+
+# kube-proxy's code and its 800 packages take minutes to compile and longer to vet: not a part of make lint and make test.
+bin/bench/kubeproxy: $(wildcard tests/bench/kubeproxy/*)
+	cd tests/bench/kubeproxy && $(GO) test -vet=off . && $(GO) build -o '$(CURDIR)/$@' .
+
+# Unpacked, not installed: Debian's package starts a server that listens on this machine.
+NGINX := nginx libnginx-mod-stream
+bin/bench/nginx:
+	$(call need,libcrypt1 libpcre2-8-0 libssl3 zlib1g)
+	@rm -rf $@.part && mkdir -p $@.part
+	cd $@.part && fetch='apt-get -qq -o APT::Sandbox::User=root download $(NGINX)' && \
+	  { $$fetch || { apt-get -qq update && $$fetch; }; }
+	for deb in $@.part/*.deb; do dpkg-deb -x "$$deb" $@.part && rm "$$deb" || exit 1; done
+	@mv $@.part $@
 
 bench-compare: bpffs ## measure the working tree beside another revision, REF=...
 	$(if $(REF),,$(error say which revision: make bench-compare REF=v1.0))

@@ -31,6 +31,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 0, "times that what is compared is measured; 0: 10, or 6 where it has to be quick")
 	flag.StringVar(&o.attach, "attach", "auto", "how agents attach programs: auto, tcx or clsact")
 	flag.StringVar(&o.out, "out", "bin/bench", "directory for the results")
+	flag.StringVar(&o.peers, "peers", "bin/bench", "directory of kubeproxy and nginx, as make bench has them there; without them these are not measured")
 	flag.StringVar(&o.report, "report", "", "a results.json: measure nothing, and make its report again")
 	flag.StringVar(&o.summary, "summary", "", "file for the summary in Markdown; without this, a run of everything that was not quick writes "+summaryFile)
 	flag.Parse()
@@ -43,9 +44,9 @@ func main() {
 }
 
 type options struct {
-	only, attach, out, report, summary string
-	quick                              bool
-	rounds                             int
+	only, attach, out, peers, report, summary string
+	quick                                     bool
+	rounds                                    int
 }
 
 // cpu is what client and server share; counted from 1.

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-net/sluice/tests/bench/kernel"
 	"github.com/sluice-net/sluice/tests/bench/part"
 	"github.com/sluice-net/sluice/tests/bench/path"
+	"github.com/sluice-net/sluice/tests/bench/peers"
 	"github.com/sluice-net/sluice/tests/bench/report"
 	"github.com/sluice-net/sluice/tests/bench/scale"
 	"github.com/sluice-net/sluice/tests/bench/sheet"
@@ -30,7 +31,9 @@ type one struct {
 // parts in the order in which they run, and are shown.
 var parts = []one{
 	{kernel.Name, kernel.Run},
-	{path.Name, func(ctx context.Context, env part.Env) error { return path.Run(ctx, env) }},
+	{path.Name, func(ctx context.Context, env part.Env) error {
+		return path.Run(ctx, env, peers.Makers(env.Peers)...)
+	}},
 	{scale.Name, scale.Run}, {control.Name, control.Run},
 }
 
@@ -73,7 +76,7 @@ func measure(ctx context.Context, o options, chosen []one) (s *sheet.Sheet, err 
 	quiet(s, average)
 	env := part.Env{
 		Sheet: s, Lab: &nstest.Lab{Binaries: binaries},
-		Rounds: o.rounds, Quick: o.quick, Attach: o.attach, CPU: cpu,
+		Rounds: o.rounds, Quick: o.quick, Attach: o.attach, CPU: cpu, Peers: o.peers,
 		Log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
 	}
 	for _, p := range chosen {

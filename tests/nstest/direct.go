@@ -92,6 +92,15 @@ func (d *Direct) Start(p Place, cmd *exec.Cmd) error {
 // Talk starts a program inside one of the namespaces; Close ends it.
 func (d *Direct) Talk(p Place, cmd *exec.Cmd) (*Talk, error) { return talk(cmd, d.netns(p), d.cgroup) }
 
+// Dir makes a directory for what programs need; Close removes it.
+func (d *Direct) Dir() (string, error) {
+	dir := filepath.Join(os.TempDir(), d.name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make directory: %w", err)
+	}
+	return dir, nil
+}
+
 func forward() error {
 	for _, key := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		if err := os.WriteFile("/proc/sys/net/"+key, []byte("1"), 0); err != nil {

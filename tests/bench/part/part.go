@@ -19,6 +19,8 @@ type Env struct {
 	Attach string
 	// CPU is what all that is timed runs on, counted from 1.
 	CPU int
+	// Peers is the directory of programs that Sluice is measured beside, as make bench fills it.
+	Peers string
 	// Log tells whoever waits how far the part is.
 	Log func(format string, args ...any)
 }
