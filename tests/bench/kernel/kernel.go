@@ -50,54 +50,51 @@ func programs(ctx context.Context, env part.Env) (err error) {
 	if !env.Quick {
 		services = append(services, 100_000)
 	}
+	var failed, ended []error
 	var subjects []*subject
-	for _, n := range services {
+	defer func() {
+		closeAll(subjects)
+		err = errors.Join(append(ended, err)...)
+	}()
+	for i, n := range services {
 		start := time.Now()
 		w, err := newWorld(n)
 		if err != nil {
 			return fmt.Errorf("make dataplane of %d services: %w", n, err)
 		}
 		env.Log("kernel: a dataplane of %d services, made in %.1f s", n, time.Since(start).Seconds())
-		defer func() { err = errors.Join(err, w.close()) }()
+		defer func() { ended = append(ended, w.close()) }()
 		families := 2
-		if env.Quick && n != services[0] {
+		if env.Quick && i > 0 {
 			families = 1
 		}
 		list, err := subjectsOf(&w.plane, families)
-		defer closeAll(list)
-		if err == nil {
-			err = countAll(env, &w.plane, list)
-		}
-		if err != nil {
-			return err
-		}
 		subjects = append(subjects, list...)
-	}
-	for _, name := range []string{fromPod, toPod} {
-		if err := static(env, name, subjects[0].on.probes[client].program(name)); err != nil {
-			return err
+		failed = append(failed, err, countAll(env, &w.plane, list))
+		if i == 0 {
+			failed = append(failed, static(env, fromPod, w.probes[client].FromPod), static(env, toPod, w.probes[client].ToPod))
 		}
 	}
-	if err := measure(ctx, env, subjects); err != nil {
-		return err
-	}
+	failed = append(failed, measure(ctx, env, subjects))
 	notes(env.Sheet)
-	return nil
+	return errors.Join(failed...)
 }
 
-// subjectsOf returns those of a dataplane, of IPv4 or of both families, also beside an error.
+// subjectsOf returns those of a dataplane, of IPv4 or of both families, and beside an error those that can be
+// measured.
 func subjectsOf(p *plane, families int) (list []*subject, err error) {
 	for family := range families {
 		s := stage{p, family}
 		for _, c := range s.classes() {
-			sub, err := newSubject(s, c)
-			if err != nil {
-				return list, err
+			sub, e := newSubject(s, c)
+			if e != nil {
+				err = errors.Join(err, e)
+				continue
 			}
 			list = append(list, sub)
 		}
 	}
-	return list, nil
+	return list, err
 }
 
 func closeAll(list []*subject) {
@@ -108,15 +105,15 @@ func closeAll(list []*subject) {
 
 // countAll counts what the subjects of a dataplane execute. A program of which the kernel takes no counted copy is
 // noted.
-func countAll(env part.Env, p *plane, list []*subject) error {
+func countAll(env part.Env, p *plane, list []*subject) (err error) {
 	specs, err := objects()
 	if err != nil {
 		return err
 	}
 	for _, name := range []string{fromPod, toPod} {
-		t, err := newTwin(p.probes[client].program(name), specs[name], name)
-		if err != nil {
-			env.Sheet.Note(Name, "What %s executes could not be counted: %v.", name, err)
+		t, e := newTwin(p.probes[client].program(name), specs[name], name)
+		if e != nil {
+			env.Sheet.Note(Name, "What %s executes could not be counted: %v.", name, e)
 			continue
 		}
 		defer t.close()
@@ -124,28 +121,34 @@ func countAll(env part.Env, p *plane, list []*subject) error {
 			if s.program != name {
 				continue
 			}
-			if err := s.count(t); err != nil {
-				return fmt.Errorf("count what %s executes: %w", s.name(s.step()), err)
+			if e := s.count(t); e != nil {
+				err = errors.Join(err, fmt.Errorf("count what %s executes: %w", s.name(s.step()), e))
 			}
 		}
 	}
-	return nil
+	return err
 }
 
-// measure gives every subject its rounds, all in turn.
-func measure(ctx context.Context, env part.Env, subjects []*subject) error {
+// measure gives every subject its rounds, all in turn. One that fails gets no more of them.
+func measure(ctx context.Context, env part.Env, subjects []*subject) (err error) {
+	failed := map[*subject]bool{}
 	for round := range env.Rounds {
 		for _, s := range subjects {
-			if err := ctx.Err(); err != nil {
-				return err
+			if e := ctx.Err(); e != nil {
+				return errors.Join(err, e)
 			}
-			if err := s.round(env.Sheet, round); err != nil {
-				return fmt.Errorf("%s: %w", s.name(s.step()), err)
+			if failed[s] {
+				continue
+			}
+			if e := s.round(env.Sheet, round); e != nil {
+				failed[s] = true
+				err = errors.Join(err, fmt.Errorf("%s: %w", s.name(s.step()), e))
+				env.Sheet.Note(Name, "%s was measured in %d rounds only: %v.", short(s.name(s.step())), round, e)
 			}
 		}
 		env.Log("kernel: round %d of %d", round+1, env.Rounds)
 	}
-	return nil
+	return err
 }
 
 // round measures a subject once.
