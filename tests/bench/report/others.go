@@ -36,17 +36,25 @@ func together(cases []sheet.Case, key string) (list []sheet.Case) {
 	return list
 }
 
-// classFamilies are the cases that stand in one plot.
-func classFamilies(cases []sheet.Case) []family {
-	var inside []string
-	for _, c := range cases {
-		for _, k := range keys(c) {
-			if !slices.Contains(apart, k) && !slices.Contains(inside, k) {
-				inside = append(inside, k)
-			}
+// classFamilies are the cases that stand in one plot. Programs of which there is little to show share one, and what is of no
+// IP version stands beside the first one.
+func classFamilies(cases []sheet.Case) (list []family) {
+	inside := keysBut(cases, apart...)
+	var little []sheet.Case
+	for _, f := range by(cases, inside...) {
+		home := slices.IndexFunc(list, func(g family) bool {
+			return f.common.Get("family") == "" && g.common.Without("family") == f.common
+		})
+		switch {
+		case home >= 0:
+			list[home].cases = append(list[home].cases, f.cases...)
+		case len(f.cases) < fewest:
+			little = append(little, f.cases...)
+		default:
+			list = append(list, f)
 		}
 	}
-	return by(cases, inside...)
+	return append(list, by(little, append(inside, "program")...)...)
 }
 
 // classBars draws one unit of each class; where the classes were measured at several sizes, those stand below

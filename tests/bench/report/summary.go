@@ -176,11 +176,43 @@ func columnTitle(c, common sheet.Case) string {
 	return cmp.Or(title(c), "ratio")
 }
 
-// classes writes what programs cost: a column for each family and size, a row for each figure.
+// classes writes what programs cost: a column for each family and size, a row for each class of packets.
 func (m markdown) classes(s *sheet.Sheet, cases []sheet.Case) {
 	axis := varying(cases)
-	for _, f := range by(cases, keysBut(cases, "program", "step", "kind")...) {
-		m.pivot(s, f, func(c sheet.Case) sheet.Case { return without(c, keysBut(f.cases, "family", axis)...) })
+	for _, f := range classFamilies(cases) {
+		f.cases = together(f.cases, axis)
+		var units, names []string
+		for _, unit := range unitsOf(s, f.cases) {
+			if unit == "ns/op" || unit == "insns/op" || unit == "lookups/op" {
+				units, names = append(units, unit), append(names, map[string]string{"ns/op": "ns"}[unit])
+				names[len(names)-1] = cmp.Or(names[len(names)-1], unitName(unit))
+			}
+		}
+		t := table{Caption: title(f.common) + ", " + strings.Join(names, " / ") + ":", Head: []string{""}, Labels: 1}
+		places := placesOf(f.cases, axis)
+		if len(places) == 0 {
+			places = []string{""}
+		}
+		for _, p := range places {
+			t.Head = append(t.Head, count(axis, p))
+		}
+		for _, class := range by(f.cases, axis) {
+			row := plain(className(class.common, f.common))
+			for _, p := range places {
+				i := slices.IndexFunc(class.cases, func(c sheet.Case) bool { return c.Get(axis) == p })
+				if i < 0 {
+					row = append(row, cell{Text: "-"})
+					continue
+				}
+				var texts []string
+				for _, unit := range units {
+					texts = append(texts, number(s.Median(class.cases[i], unit).Center))
+				}
+				row = append(row, cell{Text: strings.Join(texts, " / ")})
+			}
+			t.Rows = append(t.Rows, row)
+		}
+		m.table(t)
 	}
 }
 

@@ -287,6 +287,8 @@ func number(v float64) string {
 	switch a := math.Abs(v); {
 	case math.IsNaN(v):
 		return "-"
+	case v == math.Trunc(v) && a < 100:
+		return strconv.FormatFloat(v, 'f', -1, 64)
 	case math.IsInf(v, 0):
 		return "∞"
 	case v == 0:

@@ -12,7 +12,7 @@ func TestColumnScale(t *testing.T) {
 		in   float64
 		want string
 	}{
-		{"p50-ns", 22140, "22.1 µs"}, {"ns/op", 84, "84.0 ns"}, {"cpu-ns/op", 1.5e6, "1.50 ms"}, {"load-s", 0.4567, "457 ms"}, {"load-s", 3, "3.00 s"},
+		{"p50-ns", 22140, "22.1 µs"}, {"ns/op", 84, "84 ns"}, {"cpu-ns/op", 1.5e6, "1.50 ms"}, {"load-s", 0.4567, "457 ms"}, {"load-s", 3, "3 s"},
 		{"rss-B", 120 << 20, "120 MiB"}, {"B/s", 2.5e9, "2.50 GB/s"}, {"insns/op", 1234, "1234 "}, {"writes/op", 1005403, "1\u00a0005\u00a0403 "},
 		{"ops/s", 41600, "41\u00a0600 "}, {"lookups/op", 0, "0 "},
 	} {
