@@ -44,7 +44,9 @@ struct config {
 	struct lifetimes lifetimes;
 	__u32 asked; /* entries of the map of that name; not 0 */
 	__u32 tick; /* ns from one of the kernel's jiffies to the next; 0: they do not tell the time */
-	__u64 epoch; /* CLOCK_MONOTONIC, in ns, when they were 0; wraps */
+	__u64 epoch;	  /* CLOCK_MONOTONIC, in ns, when they were 0; wraps */
+	__u32 sock_peers; /* entries of the map of that name; a power of two */
+	__u32 pad;
 };
 
 volatile const struct config cfg;

@@ -15,6 +15,7 @@
 #include "guard.h"
 #include "lb.h"
 #include "maps.h"
+#include "origin.h"
 #include "parse.h"
 #include "policy.h"
 
@@ -59,7 +60,7 @@ static __noinline __u32 origin_service(struct __sk_buff *skb, const struct packe
 
 	if (!key.cookie)
 		return 0;
-	origin = bpf_map_lookup_elem(&sock_origin, &key);
+	origin = origin_of(&key);
 	return origin ? origin->service : 0;
 }
 

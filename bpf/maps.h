@@ -82,7 +82,21 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* Written by connect and sendmsg; read by recvmsg, getpeername, and tc for a flow's first packet. */
+/*
+ * Written by connect and sendmsg; read by recvmsg, getpeername, tc for a flow's first packet, and the
+ * loader as memory. Lives as long as the socket; see origin.h. A socket that the kernel opened for
+ * itself tells no one when it is closed: its place stays taken.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct sock_peer);
+} sock_peers SEC(".maps");
+
+/* The same for what finds no place in sock_peers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);

@@ -21,6 +21,7 @@
 #include "config.h"
 #include "lb.h"
 #include "maps.h"
+#include "origin.h"
 #include "parse.h"
 #include "types.h"
 
@@ -137,12 +138,7 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, const struct pee
 	struct sock_key key;
 
 	sock_key_of(&key, ctx, &be->addr, be->port);
-	bpf_map_update_elem(&sock_origin, &key, &origin, BPF_ANY);
-	/*
-	 * A new LRU entry that nobody has looked up is the first to go when room is short
-	 * (kernel/bpf/bpf_lru_list.c: the reference bit is set by lookups only).
-	 */
-	bpf_map_lookup_elem(&sock_origin, &key);
+	origin_put(&key, &origin);
 }
 
 /* The socket calls the peer by its own name now, whatever VIP it knew it by before. */
@@ -151,9 +147,7 @@ static __always_inline void forget(struct bpf_sock_addr *ctx, const struct peer 
 	struct sock_key key;
 
 	sock_key_of(&key, ctx, &peer->addr, peer->port);
-	/* Mostly there is none: a look-up takes no lock, a deletion does. */
-	if (bpf_map_lookup_elem(&sock_origin, &key))
-		bpf_map_delete_elem(&sock_origin, &key);
+	origin_forget(&key);
 }
 
 /* Whether every packet of the socket's namespace passes from_pod. */
@@ -279,7 +273,7 @@ static __always_inline bool known_otherwise(struct bpf_sock_addr *ctx, const str
 	struct sock_key key;
 
 	sock_key_of(&key, ctx, &be->addr, be->port);
-	origin = bpf_map_lookup_elem(&sock_origin, &key);
+	origin = origin_of(&key);
 	return origin && (origin->port != vip->port || !addr_equal(&origin->addr, &vip->addr));
 }
 
@@ -344,7 +338,7 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct pe
 	} else {
 		/* It may have been evicted since, or the backend be known by another VIP too. */
 		sock_key_of(&key, ctx, &be->addr, be->port);
-		origin = bpf_map_lookup_elem(&sock_origin, &key);
+		origin = origin_of(&key);
 		if (!origin || origin->port != peer->port ||
 		    !addr_equal(&origin->addr, &peer->addr))
 			remember(ctx, peer, be, svc.id);
@@ -360,7 +354,7 @@ static __always_inline int show_origin(struct bpf_sock_addr *ctx, const struct p
 	struct sock_key key;
 
 	sock_key_of(&key, ctx, &peer->addr, peer->port);
-	origin = bpf_map_lookup_elem(&sock_origin, &key);
+	origin = origin_of(&key);
 	if (origin)
 		set_peer(ctx, &origin->addr, origin->port, v6);
 	return PROCEED;
@@ -436,4 +430,12 @@ int sock_getpeername6(struct bpf_sock_addr *ctx)
 
 	peer_v6(ctx, &peer);
 	return show_origin(ctx, &peer, true);
+}
+
+/* The socket is closed. Linux 5.9. */
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	origin_release(bpf_get_socket_cookie(sk));
+	return PROCEED;
 }

@@ -334,6 +334,20 @@ struct sock_origin {
 	__u32 service; /* services' id */
 };
 
+/*
+ * sock_peers: the first peer that a socket's application knows by a VIP. It is at the place that the low
+ * bits of the socket's cookie say.
+ */
+struct sock_peer {
+	__u64 owner;	  /* the socket's cookie; 0: the place is free */
+	struct addr addr; /* the peer: the backend */
+	__u16 port;	  /* host order; 0: the socket has no such peer */
+	__u8 proto;	  /* IPPROTO_* */
+	__u8 pad;
+	struct sock_origin origin;
+	__u8 rest[12]; /* a cache line is one socket's */
+};
+
 /* sock_choices: the backend that a socket's datagrams to one VIP go to. */
 struct sock_choice {
 	__u32 backend; /* index into backends */

@@ -22,15 +22,18 @@ func sockAttachTypes() map[string]ebpf.AttachType {
 		sockProgSockRecvmsg6:     ebpf.AttachCGroupUDP6Recvmsg,
 		sockProgSockGetpeername4: ebpf.AttachCgroupInet4GetPeername,
 		sockProgSockGetpeername6: ebpf.AttachCgroupInet6GetPeername,
+		sockProgSockRelease:      ebpf.AttachCgroupInetSockRelease,
 	}
 }
 
 // sockOrder is the order in which socket programs are attached: those that undo a translation are
-// there before those that make one, so that no application sees a backend as its peer.
+// there before those that make one, so that no application sees a backend as its peer. So is what ends
+// a socket's place in sock_peers.
 func sockOrder() []string {
 	return []string{
 		sockProgSockGetpeername4, sockProgSockGetpeername6,
 		sockProgSockRecvmsg4, sockProgSockRecvmsg6,
+		sockProgSockRelease,
 		sockProgSockConnect4, sockProgSockConnect6,
 		sockProgSockSendmsg4, sockProgSockSendmsg6,
 	}

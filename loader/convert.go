@@ -23,6 +23,7 @@ type (
 	namespace    = sockNamespace
 	sockKey      = sockSockKey
 	sockOrigin   = sockSockOrigin
+	sockPeer     = sockSockPeer
 
 	prefixKey    = sockPrefixKey
 	prefixEntry  = sockPrefix

@@ -98,7 +98,14 @@ func (l *Loader) mapInfos() (list []MapInfo, caches map[string]*ebpf.Map, err er
 // countCache counts the entries of a map that programs fill.
 func countCache(name string, m *ebpf.Map) (n uint64, err error) {
 	err = eachEntry(m, func(_, value []byte) error {
-		if name != podMapAsked {
+		switch name {
+		case podMapAsked:
+		case sockMapSockPeers:
+			if binary.NativeEndian.Uint64(value) != 0 { // owner
+				n++
+			}
+			return nil
+		default:
 			n++
 			return nil
 		}
@@ -116,7 +123,7 @@ func countCache(name string, m *ebpf.Map) (n uint64, err error) {
 
 // entries returns how many entries of a map are in use, unless that must be counted.
 func (l *Loader) entries(name string, m *ebpf.Map) (n uint64, known bool, err error) {
-	if isCache(m.Type()) && name != sockMapEvents || name == podMapAsked {
+	if isCache(m.Type()) && name != sockMapEvents || name == podMapAsked || name == sockMapSockPeers {
 		fill, known := l.fills[name]
 		return fill.entries, known && l.o.now().Sub(fill.counted) < cacheAge, nil
 	}

@@ -27,6 +27,7 @@ func TestLayout(t *testing.T) {
 			"backend": reflect.TypeFor[backend](), "endpoint": reflect.TypeFor[endpoint](),
 			"flow_key": reflect.TypeFor[sockFlowKey](), "flow": reflect.TypeFor[sockFlow](),
 			"sock_key": reflect.TypeFor[sockSockKey](), "sock_origin": reflect.TypeFor[sockSockOrigin](),
+			"sock_peer":   reflect.TypeFor[sockPeer](),
 			"sock_choice": reflect.TypeFor[sockSockChoice](),
 			"frag_key":    reflect.TypeFor[sockFragKey](), "frag": reflect.TypeFor[sockFrag](),
 			"prefix_key": reflect.TypeFor[prefixKey](), "prefix": reflect.TypeFor[prefixEntry](),

@@ -200,6 +200,11 @@ func (s *mapSet) copyEntries(again bool) error {
 				if p.fresh && i == 0 && !again {
 					err = copyCounts(p.m, src)
 				}
+			case name == sockMapSockPeers:
+				// Another size has other places. The LRU hash takes what may not have one.
+				err = eachPeer(src, func(k sockKey, o sockOrigin) error {
+					return putNew(s.get(sockMapSockOrigin), &k, &o)
+				})
 			case src.Type() == ebpf.Array:
 				// Only the loader writes these, and not now: once is enough.
 				if p.fresh && i == 0 && !again {
@@ -227,12 +232,17 @@ func copyHash(dst, src *ebpf.Map) error {
 	padded := make([]byte, dst.ValueSize())
 	return eachEntry(src, func(key, value []byte) error {
 		copy(padded, value)
-		err := dst.Update(key, padded, ebpf.UpdateNoExist)
-		if errors.Is(err, ebpf.ErrKeyExist) {
-			return nil
-		}
-		return err
+		return putNew(dst, key, padded)
 	})
+}
+
+// putNew makes an entry, unless there is one.
+func putNew(m *ebpf.Map, key, value any) error {
+	err := m.Update(key, value, ebpf.UpdateNoExist)
+	if errors.Is(err, ebpf.ErrKeyExist) {
+		return nil
+	}
+	return err
 }
 
 func copyArray(dst, src *ebpf.Map) error {

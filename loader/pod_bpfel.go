@@ -71,6 +71,7 @@ const (
 	podMapSlots          = "slots"
 	podMapSockChoices    = "sock_choices"
 	podMapSockOrigin     = "sock_origin"
+	podMapSockPeers      = "sock_peers"
 	podMapSubjects       = "subjects"
 	podProgFromPod       = "from_pod"
 	podProgToPod         = "to_pod"
@@ -153,6 +154,7 @@ type podMapSpecs struct {
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	SockChoices  *ebpf.MapSpec `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.MapSpec `ebpf:"sock_origin"`
+	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
 	Subjects     *ebpf.MapSpec `ebpf:"subjects"`
 }
 
@@ -209,6 +211,7 @@ type podMaps struct {
 	Slots        *ebpf.Map `ebpf:"slots"`
 	SockChoices  *ebpf.Map `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.Map `ebpf:"sock_origin"`
+	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
 	Subjects     *ebpf.Map `ebpf:"subjects"`
 }
 
@@ -239,6 +242,7 @@ func (m *podMaps) Close() error {
 		m.Slots,
 		m.SockChoices,
 		m.SockOrigin,
+		m.SockPeers,
 		m.Subjects,
 	)
 }

@@ -112,6 +112,7 @@ func loadSpecs(c config, sizes Sizes) (sock, pod *ebpf.CollectionSpec, err error
 	if pod, err = loadPod(); err != nil {
 		return nil, nil, err
 	}
+	c.SockPeers = sizes.sockPeers()
 	c.Asked = max(sizes.Flows/2/askedWays, 1) // two entries a flow
 	pod.Maps[podMapAsked].MaxEntries = c.Asked
 	for _, spec := range []*ebpf.CollectionSpec{sock, pod} {

@@ -72,7 +72,7 @@ type rigOptions struct {
 // podConfig is the configuration that the fixtures expect.
 func podConfig(t testing.TB, plain bool) config {
 	t.Helper()
-	c := config{GatewayMac: mac("G"), SetRetval: 1}
+	c := config{GatewayMac: mac("G"), SetRetval: 1, SockPeers: 256}
 	DefaultLifetimes().tell(&c)
 	c.GatewayV4.Bytes = families()[0].addr("G").As16()
 	c.GatewayV6.Bytes = families()[1].addr("G").As16()
@@ -100,6 +100,8 @@ func unpinned(t testing.TB, spec *ebpf.CollectionSpec, cfg config) {
 			"sock_origin", "sock_choices", "prefixes", "subjects", "policy", "rulesets", "outcomes",
 			"policy_stats", "numbers", "affinity":
 			m.MaxEntries = 256
+		case "sock_peers":
+			m.MaxEntries = cfg.SockPeers
 		case "port_nodes":
 			m.MaxEntries = 64
 		}

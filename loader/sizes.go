@@ -14,7 +14,7 @@ type Sizes struct {
 	Backends    uint32
 	Endpoints   uint32 // endpoints (one an address) and epochs (one a container)
 	Flows       uint32 // two for each flow
-	SockOrigin  uint32
+	SockOrigin  uint32 // sock_origin, and half as many in sock_peers
 	SockChoices uint32
 	Affinity    uint32
 	Frags       uint32
@@ -75,7 +75,7 @@ func (s *Sizes) byMap() map[string]uint32 {
 	return map[string]uint32{
 		"services": 2 * s.Services, "service_stats": s.Services, "slots": s.Slots,
 		"backends": s.Backends, "endpoints": s.Endpoints, "epochs": s.Endpoints,
-		"flows": s.Flows, "sock_origin": s.SockOrigin, "sock_choices": s.SockChoices,
+		"flows": s.Flows, "sock_origin": s.SockOrigin, "sock_peers": s.sockPeers(), "sock_choices": s.SockChoices,
 		"affinity": s.Affinity, "namespaces": s.Endpoints,
 		"frags": s.Frags, "subjects": s.Identities, "policy_stats": s.Policies,
 		"policy": s.PolicyEntries, "rulesets": s.Rulesets, "port_nodes": s.PortNodes,
@@ -83,6 +83,9 @@ func (s *Sizes) byMap() map[string]uint32 {
 		"numbers": s.numbers(),
 	}
 }
+
+// sockPeers is how many sockets have a place in sock_peers: a power of two.
+func (s *Sizes) sockPeers() uint32 { return 1 << (bits.Len32(max(s.SockOrigin/2, 1)) - 1) }
 
 // numbers is how many names can have a number: those of identities, policies and networks. Twice the
 // identities leaves room for those that are on their way out.

@@ -75,9 +75,11 @@ type sockConfig struct {
 		SctpClosing     uint64
 		Other           uint64
 	}
-	Asked uint32
-	Tick  uint32
-	Epoch uint64
+	Asked     uint32
+	Tick      uint32
+	Epoch     uint64
+	SockPeers uint32
+	Pad       uint32
 }
 
 type sockCounters struct {
@@ -304,6 +306,17 @@ type sockSockOrigin struct {
 	Service uint32
 }
 
+type sockSockPeer struct {
+	_      structs.HostLayout
+	Owner  uint64
+	Addr   sockAddr
+	Port   uint16
+	Proto  uint8
+	Pad    uint8
+	Origin sockSockOrigin
+	Rest   [12]uint8
+}
+
 type sockSubject struct {
 	_       structs.HostLayout
 	Ingress uint32
@@ -337,6 +350,7 @@ const (
 	sockMapSlots             = "slots"
 	sockMapSockChoices       = "sock_choices"
 	sockMapSockOrigin        = "sock_origin"
+	sockMapSockPeers         = "sock_peers"
 	sockMapSubjects          = "subjects"
 	sockProgSockConnect4     = "sock_connect4"
 	sockProgSockConnect6     = "sock_connect6"
@@ -344,6 +358,7 @@ const (
 	sockProgSockGetpeername6 = "sock_getpeername6"
 	sockProgSockRecvmsg4     = "sock_recvmsg4"
 	sockProgSockRecvmsg6     = "sock_recvmsg6"
+	sockProgSockRelease      = "sock_release"
 	sockProgSockSendmsg4     = "sock_sendmsg4"
 	sockProgSockSendmsg6     = "sock_sendmsg6"
 	sockVarCfg               = "cfg"
@@ -397,6 +412,7 @@ type sockProgramSpecs struct {
 	SockGetpeername6 *ebpf.ProgramSpec `ebpf:"sock_getpeername6"`
 	SockRecvmsg4     *ebpf.ProgramSpec `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.ProgramSpec `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.ProgramSpec `ebpf:"sock_release"`
 	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
 }
@@ -428,6 +444,7 @@ type sockMapSpecs struct {
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	SockChoices  *ebpf.MapSpec `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.MapSpec `ebpf:"sock_origin"`
+	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
 	Subjects     *ebpf.MapSpec `ebpf:"subjects"`
 }
 
@@ -481,6 +498,7 @@ type sockMaps struct {
 	Slots        *ebpf.Map `ebpf:"slots"`
 	SockChoices  *ebpf.Map `ebpf:"sock_choices"`
 	SockOrigin   *ebpf.Map `ebpf:"sock_origin"`
+	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
 	Subjects     *ebpf.Map `ebpf:"subjects"`
 }
 
@@ -509,6 +527,7 @@ func (m *sockMaps) Close() error {
 		m.Slots,
 		m.SockChoices,
 		m.SockOrigin,
+		m.SockPeers,
 		m.Subjects,
 	)
 }
@@ -530,6 +549,7 @@ type sockPrograms struct {
 	SockGetpeername6 *ebpf.Program `ebpf:"sock_getpeername6"`
 	SockRecvmsg4     *ebpf.Program `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.Program `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.Program `ebpf:"sock_release"`
 	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
 }
@@ -542,6 +562,7 @@ func (p *sockPrograms) Close() error {
 		p.SockGetpeername6,
 		p.SockRecvmsg4,
 		p.SockRecvmsg6,
+		p.SockRelease,
 		p.SockSendmsg4,
 		p.SockSendmsg6,
 	)

@@ -321,7 +321,7 @@ func datagrams() []socketTest {
 			s.serveUDP("B:7000")
 			fd := s.datagram()
 			s.ask(fd, "V:80", "B:7000")
-			s.empty("sock_origin")
+			s.forgetPeers()
 			s.ask(fd, "V:80", "B:7000")
 			s.empty("sock_choices")
 			s.ask(fd, "V:80", "B:7000")

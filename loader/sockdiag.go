@@ -141,7 +141,7 @@ type rawData []byte
 func (b rawData) Len() int          { return len(b) }
 func (b rawData) Serialize() []byte { return b }
 
-// keyOf returns the key in sock_origin of a socket as the kernel describes it: struct inet_diag_sockid.
+// keyOf returns the key in sock_peers and sock_origin of a socket as the kernel describes it: struct inet_diag_sockid.
 func keyOf(family, proto uint8, id []byte) sockKey {
 	k := sockKey{Proto: proto, Port: binary.BigEndian.Uint16(id[2:]), Cookie: binary.NativeEndian.Uint64(id[40:])}
 	peer := netip.AddrFrom16([16]byte(id[20:36]))

@@ -23,11 +23,11 @@ import (
 //   - a container whose interface was detached: TCP ones, too. (Streams to a backend that has left its
 //     service, but lives, may finish.)
 //
-// They are found in two steps. Map sock_origin tells which sockets may be concerned; mostly none, and then
-// that is all: some milliseconds for a full map. Else each network namespace is asked for the sockets that
+// They are found in two steps. Maps sock_peers and sock_origin tell which sockets may be concerned; mostly
+// none, and then that is all: some milliseconds for a full map. Else each network namespace is asked for the sockets that
 // have one of the backends as their peer, for which the kernel walks its tables of TCP and UDP sockets
 // once a namespace and family: a sweep costs 1 to 10 ms for each namespace, however many backends went.
-// Only a socket that sock_origin has an entry of is destroyed: never one that was connected to the same
+// Only a socket that these have an entry of is destroyed: never one that was connected to the same
 // address directly, nor another agent's.
 //
 // All that went while a sweep was under way is worked off by the next; sweeps are sweepPause times as long

@@ -4,26 +4,28 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
-// usedBackend is a backend as sock_origin knows it.
+// usedBackend is a backend as sock_peers and sock_origin know it.
 type usedBackend struct {
 	addr    address
 	port    uint16
 	service uint32
 }
 
-// find returns the sockets' keys in sock_origin: every socket, open or closed since, that knows one of the
-// backends by a VIP.
+// find returns the sockets' keys in sock_peers and sock_origin: every socket, open or closed since, that
+// knows one of the backends by a VIP.
 func (s *sweeper) find(w sweep) (map[sockKey]bool, error) {
 	left, gone, err := s.still(w)
 	if err != nil || len(left)+len(gone) == 0 {
 		return nil, err
 	}
 	found := map[sockKey]bool{}
-	err = eachOf(s.l.maps.get(sockMapSockOrigin), func(k sockKey, o sockOrigin) error {
+	visit := func(k sockKey, o sockOrigin) error {
 		switch {
 		case gone[k.Addr]:
 			found[k] = true
@@ -31,11 +33,36 @@ func (s *sweeper) find(w sweep) (map[sockKey]bool, error) {
 			found[k] = true
 		}
 		return nil
-	})
-	if err != nil {
+	}
+	if err := eachPeer(s.l.maps.get(sockMapSockPeers), visit); err != nil {
+		return nil, fmt.Errorf("read map sock_peers: %w", err)
+	}
+	if err := eachOf(s.l.maps.get(sockMapSockOrigin), visit); err != nil {
 		return nil, fmt.Errorf("read map sock_origin: %w", err)
 	}
 	return found, nil
+}
+
+// eachPeer visits what sock_peers holds, as it would be in sock_origin. An entry that a program is writing
+// may be half of it.
+func eachPeer(m *ebpf.Map, visit func(sockKey, sockOrigin) error) error {
+	mem, err := mapMemory(m, unix.PROT_READ)
+	if err != nil {
+		return err
+	}
+	defer mem.close()
+	for i := range mem.entries {
+		p := (*sockPeer)(mem.at(i, 0))
+		owner := atomic.LoadUint64(&p.Owner)
+		if owner == 0 || p.Port == 0 {
+			continue
+		}
+		k := sockKey{Cookie: owner, Addr: p.Addr, Port: p.Port, Proto: p.Proto}
+		if err := visit(k, p.Origin); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // still leaves out what came back meanwhile: the backend to its service, the address to a container. Sockets
