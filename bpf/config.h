@@ -47,6 +47,7 @@ struct config {
 	__u64 epoch;	  /* CLOCK_MONOTONIC, in ns, when they were 0; wraps */
 	__u32 sock_peers; /* entries of the map of that name; a power of two */
 	__u32 pad;
+	__u64 home_netns; /* cookie of the agent's own network namespace; 0: not known */
 };
 
 volatile const struct config cfg;

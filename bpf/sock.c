@@ -156,6 +156,9 @@ static __always_inline bool passes_from_pod(struct bpf_sock_addr *ctx)
 	/* The socket's own, not the task's. Linux 5.7 (net/core/filter.c, sock_addr_func_proto). */
 	__u64 cookie = bpf_get_netns_cookie(ctx);
 
+	/* The agent's own namespace is no container's. */
+	if (cookie == cfg.home_netns)
+		return false;
 	return bpf_map_lookup_elem(&namespaces, &cookie) != NULL;
 }
 
@@ -209,13 +212,16 @@ static __always_inline const struct backend *socket_choose(struct bpf_sock_addr 
 {
 	struct affinity_key who = { .kind = AFFINITY_NETNS };
 	const struct backend *be;
+	__u32 hash = 0;
 	__u64 cookie;
 
 	if (svc->affinity_timeout) {
 		cookie = bpf_get_netns_cookie(ctx);
 		__builtin_memcpy(&who.client, &cookie, sizeof(cookie));
 	}
-	be = backend_for(svc, &who, bpf_get_prandom_u32(), id);
+	if (svc->run >> 32 > 1) /* else there is but one slot to fall on */
+		hash = bpf_get_prandom_u32();
+	be = backend_for(svc, &who, hash, id);
 	if (be)
 		mark_used(be);
 	return be;

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
 )
 
 // The gateway of every container: an address of each family and a MAC that exist nowhere else, for
@@ -74,6 +75,9 @@ func probeConfig(l Lifetimes) (config, error) {
 	if c.KernelCtx, err = probeKfunc("bpf_cast_to_kern_ctx"); err != nil {
 		return c, err
 	}
+	if c.HomeNetns, err = netnsCookie(); err != nil {
+		return c, err
+	}
 	return c, c.tellTime()
 }
 
@@ -91,6 +95,24 @@ func probeKfunc(name string) (uint8, error) {
 		return 0, nil
 	}
 	return 0, fmt.Errorf("probe kernel for %s: %w", name, err)
+}
+
+// netnsCookie returns the kernel's number of the calling thread's network namespace; 0: the kernel tells none
+// (Linux before 5.14).
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read cookie of own network namespace: %w", err)
+	}
+	return cookie, nil
 }
 
 func probeHelper(t ebpf.ProgramType, fn asm.BuiltinFunc) (uint8, error) {

@@ -80,6 +80,7 @@ type sockConfig struct {
 	Epoch     uint64
 	SockPeers uint32
 	Pad       uint32
+	HomeNetns uint64
 }
 
 type sockCounters struct {
