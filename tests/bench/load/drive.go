@@ -36,6 +36,10 @@ func newLoad(k batch.Kind) (load, error) {
 		return repeated{&connections{silent: true}}, nil
 	case batch.TCPStream, batch.TCPStreams:
 		return &streams{}, nil
+	case batch.UDPConnectReused:
+		return repeated{&reconnects{}}, nil
+	case batch.UDPConnectNew:
+		return repeated{&sockets{}}, nil
 	}
 	return nil, fmt.Errorf("kind %q: there is none", k)
 }

@@ -102,7 +102,8 @@ func (r *run) fail(w Way, err error) {
 func (r *run) interleave(ctx context.Context, p Plan, k batch.Kind, f Family, services int) error {
 	latencies := map[Way]*batch.Histogram{}
 	for round := range p.Rounds {
-		ways := r.ways
+		ways := waysOf(k, r.ways)
+		results := map[string]batch.Result{}
 		for _, i := range rotation(round, len(ways)) {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -124,15 +125,53 @@ func (r *run) interleave(ctx context.Context, p Plan, k batch.Kind, f Family, se
 			if result.Latency != nil {
 				latencies[w].Merge(result.Latency)
 			}
-			r.sheet.Add(Case(k, f, services, w.Name()), round, result.N, values(k, result)...)
+			results[w.Name()] = result
+		}
+		for _, w := range ways {
+			result, measured := results[w.Name()]
+			if !measured {
+				continue
+			}
+			figures := values(k, result)
+			if base, compared := results[NoHook]; k.Silent() && compared && w.Name() != NoHook {
+				figures = append(figures, extra(result, base))
+			}
+			r.sheet.Add(Case(k, f, services, w.Name()), round, result.N, figures...)
 		}
 	}
-	for _, w := range r.ways {
+	for _, w := range waysOf(k, r.ways) {
 		if latencies[w].N() > 0 {
 			r.sheet.AddLatency(distribution(Case(k, f, services, w.Name()), latencies[w]))
 		}
 	}
 	return nil
+}
+
+// waysOf are those by which a kind is measured. What silent ones are compared with comes first.
+func waysOf(k batch.Kind, ways []Way) (list []Way) {
+	for _, w := range ways {
+		switch w.Name() {
+		case NoHook:
+			if k.Silent() {
+				list = slices.Insert(list, 0, w)
+			}
+		case Container, VIPSocket:
+			list = append(list, w)
+		default:
+			if !k.Silent() {
+				list = append(list, w)
+			}
+		}
+	}
+	return list
+}
+
+// extraUnit is that of what an operation costs more than without hooks, in the same round.
+const extraUnit = "extra-ns/op"
+
+// extra compares medians: what else ran on the CPU meanwhile is in a mean, and larger than what is to be seen.
+func extra(r, base batch.Result) sheet.Value {
+	return sheet.Value{Unit: extraUnit, Value: r.Latency.Quantile(0.5) - base.Latency.Quantile(0.5)}
 }
 
 // rotation is the order of a round: each way is first in turn, and each other round goes backwards, so that none

@@ -39,6 +39,27 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// Silent kinds are compared with a process that no hook sees, which has no other kinds.
+func TestWaysOf(t *testing.T) {
+	var all []Way
+	for _, name := range []string{Direct, Loopback, Container, VIPSocket, VIPTC, NoHook, "nginx"} {
+		all = append(all, &fixed{name: name})
+	}
+	for _, k := range Kinds() {
+		var got []string
+		for _, w := range waysOf(k, all) {
+			got = append(got, w.Name())
+		}
+		want := []string{Direct, Loopback, Container, VIPSocket, VIPTC, "nginx"}
+		if k == batch.UDPConnectReused || k == batch.UDPConnectNew {
+			want = []string{NoHook, Container, VIPSocket}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", k, got, want)
+		}
+	}
+}
+
 // However many rounds: a minute's connections of a way have a source port each.
 func TestConnectionsHavePorts(t *testing.T) {
 	for _, rounds := range []int{1, 6, 10, 15, 100} {

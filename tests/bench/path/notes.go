@@ -47,6 +47,11 @@ func Explain(s *sheet.Sheet) {
 			s.Note(Name, "%s", text)
 		}
 	}
+	for _, a := range extraAims() {
+		if text := dear(s, cases, a); text != "" {
+			s.Note(Name, "%s", text)
+		}
+	}
 	var shares []float64
 	for _, c := range cases {
 		if c.Get("way") == Direct && c.Get("kind") == string(batch.TCPRR) {
@@ -89,6 +94,39 @@ func missed(s *sheet.Sheet, cases []sheet.Case, a aim) string {
 	}
 	return fmt.Sprintf("Aim missed: %s at most %.2f x %s in %s (%s), but %s. In the worst of them: %s",
 		a.way, a.most, a.base, a.kind, figure, strings.Join(where, "; "), spent(s, worst))
+}
+
+// extraAim is what connect() to a VIP should cost at most, in ns over no hook at all.
+type extraAim struct {
+	kind batch.Kind
+	most float64
+}
+
+func extraAims() []extraAim {
+	return []extraAim{{batch.UDPConnectReused, 150}, {batch.UDPConnectNew, 350}}
+}
+
+// dear says where connect() costs more than it should, and how much of it has nothing to do with a VIP; "": nowhere,
+// or it was not measured.
+func dear(s *sheet.Sheet, cases []sheet.Case, a extraAim) string {
+	var where []string
+	for _, c := range cases {
+		e := s.Median(c, extraUnit)
+		if c.Get("way") != VIPSocket || c.Get("kind") != string(a.kind) || e.Rounds == 0 || e.Center <= a.most {
+			continue
+		}
+		text := fmt.Sprintf("%+.0f [%+.0f, %+.0f] over %s with services=%s", e.Center, e.Lo, e.Hi, c.Get("family"), c.Get("services"))
+		if e.Lo <= a.most {
+			text += " (it may be chance: the interval reaches the aim)"
+		}
+		text += fmt.Sprintf(", where an address that is no VIP costs %+.0f", s.Median(c.With("way", Container), extraUnit).Center)
+		where = append(where, text)
+	}
+	if len(where) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Aim missed: %s to a VIP at most %+.0f ns over %s (%s, difference of medians in the same round), but %s.",
+		a.kind, a.most, NoHook, extraUnit, strings.Join(where, "; "))
 }
 
 // spent says where the time of a case goes, as far as other cases tell.

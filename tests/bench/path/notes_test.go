@@ -58,6 +58,27 @@ func TestMissedAims(t *testing.T) {
 	}
 }
 
+// Connects that cost too much are told with what the hook costs anyway.
+func TestDearConnects(t *testing.T) {
+	s := &sheet.Sheet{}
+	for way, extra := range map[string]float64{Container: 120, VIPSocket: 163} {
+		for _, k := range []batch.Kind{batch.UDPConnectReused, batch.UDPConnectNew} {
+			for round := range 10 {
+				s.Add(Case(k, IPv6, 100, way), round, 100, sheet.Value{Unit: extraUnit, Value: extra})
+			}
+		}
+	}
+	got := notes(s)
+	want := "UDP_CONNECT_REUSED to a VIP at most +150 ns over no_hook (extra-ns/op, difference of medians in the same round), " +
+		"but +163 [+163, +163] over IPv6 with services=100, where an address that is no VIP costs +120."
+	if !strings.Contains(got, want) {
+		t.Errorf("no %q in:\n%s", want, got)
+	}
+	if strings.Contains(got, "UDP_CONNECT_NEW") {
+		t.Errorf("an aim that is met in:\n%s", got)
+	}
+}
+
 func TestSharedCPU(t *testing.T) {
 	s := &sheet.Sheet{}
 	add(s, batch.TCPRR, Direct, 20_000, 15_000)

@@ -67,7 +67,7 @@ func plans(env part.Env) []Plan {
 		if env.Quick {
 			plan.Families = []Family{IPv4}
 			six := plan
-			six.Families, six.Kinds = []Family{IPv6}, []batch.Kind{batch.TCPRR, batch.UDPRR}
+			six.Families, six.Kinds = []Family{IPv6}, []batch.Kind{batch.TCPRR, batch.UDPRR, batch.UDPConnectReused, batch.UDPConnectNew}
 			list = append(list, plan, six)
 			continue
 		}
@@ -78,5 +78,6 @@ func plans(env part.Env) []Plan {
 
 // Kinds are all that the part measures.
 func Kinds() []batch.Kind {
-	return []batch.Kind{batch.TCPRR, batch.UDPRR, batch.TCPCRR, batch.TCPConnect, batch.TCPStream, batch.TCPStreams}
+	return []batch.Kind{batch.TCPRR, batch.UDPRR, batch.TCPCRR, batch.TCPConnect, batch.TCPStream, batch.TCPStreams,
+		batch.UDPConnectReused, batch.UDPConnectNew}
 }

@@ -19,6 +19,10 @@ const (
 	Container = "container"  // to the other container's own address
 	VIPSocket = "vip_socket" // to a service, translated when the socket connects
 	VIPTC     = "vip_tc"     // to a service, translated packet by packet: no socket hook sees the client
+
+	// NoHook is Container from a process that no socket hook sees: what silent kinds are compared with. They have
+	// no other ways than these two and VIPSocket, and it has no other kinds.
+	NoHook = "no_hook"
 )
 
 // stall is a service that is measured. Each way has its own, which leads to a set of ports of the server's own.
@@ -36,7 +40,7 @@ func stalls() [2]stall {
 	}
 }
 
-// Sluice makes container, vip_socket and vip_tc, which share a node that the Close of any of them removes.
+// Sluice makes container, vip_socket, vip_tc and no_hook, which share a node that the Close of any of them removes.
 func Sluice(ctx context.Context, lab *nstest.Lab, settings nstest.Settings, cpu int) (ways []Way, err error) {
 	node, err := lab.New(ctx, settings)
 	if err != nil {
@@ -79,6 +83,7 @@ func Sluice(ctx context.Context, lab *nstest.Lab, settings nstest.Settings, cpu 
 		&fixed{Container, inside, server.V4, server.V6, pids, m.grow, end},
 		&fixed{VIPSocket, inside, stalls[0].v4, stalls[0].v6, pids, m.grow, end},
 		&fixed{VIPTC, outside, stalls[1].v4, stalls[1].v6, pids, m.grow, end},
+		&fixed{NoHook, outside, server.V4, server.V6, nil, m.grow, end},
 	}, nil
 }
 

@@ -20,6 +20,7 @@ const (
 var ways = []struct{ key, name string }{
 	{baseWay, "direct, no Sluice"},
 	{baseWay + sheet.Again, "direct, measured again"},
+	{"no_hook", "direct, no socket hook"},
 	{"container", "direct with Sluice"},
 	{"vip_socket", "VIP by socket hook"},
 	{"vip_tc", "VIP by tc"},

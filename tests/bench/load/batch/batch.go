@@ -19,10 +19,16 @@ const (
 	TCPConnect Kind = "TCP_CONNECT" // connect and close, with nothing sent
 	TCPStream  Kind = "TCP_STREAM"  // bulk data on one connection
 	TCPStreams Kind = "TCP_STREAMS" // bulk data on several at once
+
+	UDPConnectReused Kind = "UDP_CONNECT_REUSED" // connect of a UDP socket that is connected already
+	UDPConnectNew    Kind = "UDP_CONNECT_NEW"    // a UDP socket of its own: socket, connect and close
 )
 
 // Stream tells whether a kind moves bulk data: its operation is a KiB that has arrived.
 func (k Kind) Stream() bool { return k == TCPStream || k == TCPStreams }
+
+// Silent tells whether a kind sends nothing: what it costs is the system calls, and what hooks add to them.
+func (k Kind) Silent() bool { return k == UDPConnectReused || k == UDPConnectNew }
 
 // The ports that a load server listens on, for IPv4 and for IPv6, and that are called.
 const (
