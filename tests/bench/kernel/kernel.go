@@ -57,6 +57,9 @@ func programs(ctx context.Context, env part.Env) (err error) {
 		err = errors.Join(append(ended, err)...)
 	}()
 	for i, n := range services {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		start := time.Now()
 		w, err := newWorld(n)
 		if err != nil {

@@ -53,9 +53,12 @@ func aim(s *sheet.Sheet) {
 			continue
 		}
 		if took := s.Median(c, "ns/op"); took.Center > establishedAim {
-			s.Note(Name, "Aim missed: %s over %s takes from_pod %.0f ns, above %d; %.0f instructions, %.0f look-ups.",
-				class, c.Get("family"), took.Center, establishedAim,
-				s.Median(c, "insns/op").Center, s.Median(c, "lookups/op").Center)
+			text := fmt.Sprintf("Aim missed: %s over %s takes from_pod %.0f ns, above %d", class, c.Get("family"), took.Center, establishedAim)
+			if insns := s.Median(c, "insns/op"); insns.Rounds > 0 {
+				text += fmt.Sprintf("; %.0f instructions, look-ups: %.0f, in arrays: %.0f",
+					insns.Center, s.Median(c, "lookups/op").Center, s.Median(c, "array-lookups/op").Center)
+			}
+			s.Note(Name, "%s.", text)
 		}
 	}
 }
