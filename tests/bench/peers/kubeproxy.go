@@ -78,6 +78,10 @@ func newKubeProxy(ctx context.Context, env part.Env, dir, name string) (_ path.W
 		return nil, fmt.Errorf("start kube-proxy: %w", err)
 	}
 	k.pid = cmd.Process.Pid
+	if name == NFTables {
+		env.Sheet.Note(path.Name, "%s is given services some hundreds at a time, as they could come: a transaction of all takes the "+
+			"kernel more than in proportion.", name)
+	}
 	return k, nil
 }
 
@@ -118,7 +122,7 @@ func (k *kubeProxy) legacy(ctx context.Context) ([]string, error) {
 	return append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "XTABLES_LOCKFILE="+filepath.Join(dir, "lock")), nil
 }
 
-// Services has kube-proxy program n services, and calls then go to that of the measured ones whose iptables rules
+// Services has kube-proxy program services until there are n, which is what is timed, and calls then go to that of the measured ones whose iptables rules
 // lie in the middle of all.
 func (k *kubeProxy) Services(ctx context.Context, n int) error {
 	if n <= k.stood {
