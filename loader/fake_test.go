@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/sluice-net/sluice/registry"
 )
@@ -35,7 +37,15 @@ type fakeTables struct {
 var errInjected = errors.New("injected")
 
 func heapMemory(entries, size uint32) *memory {
-	return &memory{b: make([]byte, entries*size), stride: uintptr(size), entries: entries}
+	b := make([]byte, entries*size)
+	m := &memory{stride: uintptr(size), entries: entries, shift: 31, windows: make([]atomic.Pointer[byte], 1)}
+	m.windows[0].Store(&b[0])
+	return m
+}
+
+// heapBytes is all of what heapMemory made.
+func heapBytes(m *memory) []byte {
+	return unsafe.Slice(m.windows[0].Load(), uintptr(m.entries)*m.stride)
 }
 
 func newFake(t *testing.T, s Sizes) *fakeTables {

@@ -56,6 +56,13 @@ func (m *isolationMemory) close() {
 	}
 }
 
+// forget is each memory's forget.
+func (m *isolationMemory) forget() {
+	for _, mem := range []*memory{m.subjects, m.rulesets, m.nodes, m.outcomes, m.settings} {
+		mem.forget()
+	}
+}
+
 func (m *isolationMemory) putOutcome(id uint32, o outcome) error {
 	*(*outcome)(m.outcomes.at(id, 0)) = o
 	return nil

@@ -159,6 +159,11 @@ func (l *Loader) install() error {
 	if err := l.attachAll(); err != nil {
 		return err
 	}
+	// All of it was looked at, which it will not be again.
+	for _, m := range []*memory{l.slots, l.backends, l.epochs} {
+		m.forget()
+	}
+	l.policy.forget()
 	if !l.maps.replacing() {
 		return nil
 	}

@@ -3,6 +3,7 @@ package loader
 import (
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -13,38 +14,101 @@ import (
 // memory is a BPF_F_MMAPABLE array map as memory. Programs see each store as it is made, so what
 // they read by itself is stored atomically, and what must be complete before they look is stored
 // first. (Stores are not reordered for a reader: sync/atomic's are sequentially consistent.)
+//
+// It is mapped in windows of many entries, each when it is first looked at: all that is mapped counts as the
+// process's own memory, and of a map with room for a large cluster a small one uses a corner.
 type memory struct {
-	b       []byte
-	stride  uintptr // value size rounded up to 8, as the kernel lays arrays out
 	entries uint32
+	stride  uintptr // value size rounded up to 8, as the kernel lays arrays out
+	shift   uint8   // a window has 1 << shift entries
+	m       *ebpf.Map
+	prot    int
+
+	mu      sync.Mutex // held to map a window
+	windows []atomic.Pointer[byte]
 }
 
-// mapMemory maps the whole of an array map. prot is unix.PROT_READ, or with unix.PROT_WRITE.
+const (
+	// windowShift makes windows of 8192 entries: whole pages of any size, entries being multiples of 8 bytes.
+	windowShift = 13
+	// windowsMost bounds how many mappings a map is made of.
+	windowsMost = 256
+)
+
+// mapMemory makes an array map's entries readable, or with unix.PROT_WRITE in prot writable as well. The map stays
+// the caller's and must outlive the memory.
 func mapMemory(m *ebpf.Map, prot int) (*memory, error) {
-	stride := (uintptr(m.ValueSize()) + 7) &^ 7
+	mem := &memory{
+		entries: m.MaxEntries(), stride: (uintptr(m.ValueSize()) + 7) &^ 7, shift: windowShift, m: m, prot: prot,
+	}
+	for (mem.entries-1)>>mem.shift >= windowsMost {
+		mem.shift++
+	}
+	mem.windows = make([]atomic.Pointer[byte], (mem.entries-1)>>mem.shift+1)
+	// If it works once it works again.
+	if _, err := mem.open(0); err != nil {
+		return nil, err
+	}
+	return mem, nil
+}
+
+// span returns where a window begins in the map, and its length, in bytes.
+func (m *memory) span(window uint32) (offset, length uintptr) {
+	first := uintptr(window) << m.shift
+	entries := min(uintptr(m.entries)-first, 1<<m.shift)
 	page := uintptr(os.Getpagesize())
-	size := (stride*uintptr(m.MaxEntries()) + page - 1) &^ (page - 1)
-	b, err := unix.Mmap(m.FD(), 0, int(size), prot, unix.MAP_SHARED)
+	return first * m.stride, (entries*m.stride + page - 1) &^ (page - 1)
+}
+
+// open returns the address of a window, which it maps if need be.
+func (m *memory) open(window uint32) (*byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.windows[window].Load(); p != nil {
+		return p, nil
+	}
+	offset, length := m.span(window)
+	b, err := unix.MmapPtr(m.m.FD(), int64(offset), nil, length, m.prot, unix.MAP_SHARED)
 	if err != nil {
-		return nil, fmt.Errorf("map %d bytes of %s into memory: %w", size, m, err)
+		return nil, fmt.Errorf("map %d bytes of %s into memory: %w", length, m.m, err)
 	}
-	return &memory{b: b, stride: stride, entries: m.MaxEntries()}, nil
+	m.windows[window].Store((*byte)(b))
+	return (*byte)(b), nil
 }
 
+// close lets go of all windows. Nothing may be looked at any more.
 func (m *memory) close() {
-	if m != nil && m.b != nil {
-		// Munmap of what Mmap returned does not fail.
-		_ = unix.Munmap(m.b)
-		m.b = nil
+	if m != nil {
+		m.forget()
 	}
 }
 
-// at returns the address of an entry's byte. An index out of range panics, as for a slice.
+// forget lets go of all windows; those that are looked at again are mapped again. Nobody may look meanwhile.
+func (m *memory) forget() {
+	for i := range m.windows {
+		if p := m.windows[i].Swap(nil); p != nil {
+			_, length := m.span(uint32(i))
+			// Munmap of what was mapped does not fail.
+			_ = unix.MunmapPtr(unsafe.Pointer(p), length)
+		}
+	}
+}
+
+// at returns the address of an entry's byte. An index out of range panics, as for a slice; so does a window for
+// which the kernel has no memory, as Go's own heap does then.
 func (m *memory) at(i uint32, offset uintptr) unsafe.Pointer {
 	if i >= m.entries {
 		panic(fmt.Sprintf("entry %d of an array of %d", i, m.entries))
 	}
-	return unsafe.Pointer(&m.b[uintptr(i)*m.stride+offset])
+	window := i >> m.shift
+	p := m.windows[window].Load()
+	if p == nil {
+		var err error
+		if p, err = m.open(window); err != nil {
+			panic(err)
+		}
+	}
+	return unsafe.Add(unsafe.Pointer(p), uintptr(i-window<<m.shift)*m.stride+offset)
 }
 
 func (m *memory) load32(i uint32, offset uintptr) uint32 {

@@ -103,8 +103,8 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 60, 0, 0, 0, 1, 0, 0, 0}, []byte{1, 0, 0, 0, 0, 0, 0, 0, 2}, []byte("backends"))
 	f.Fuzz(func(t *testing.T, services, slots, backends []byte) {
 		w := newWorld(t, 1, roomySizes())
-		copy(w.slots.b, slots)
-		copy(w.fakeTables.backends.b, backends)
+		copy(heapBytes(w.slots), slots)
+		copy(heapBytes(w.fakeTables.backends), backends)
 		for i := 0; len(services) >= 20; i++ {
 			w.services[toKey(resolved("10.96.0.1", uint16(80+i%8), 0).Frontend)] = service{
 				First: binary.LittleEndian.Uint32(services), Count: binary.LittleEndian.Uint32(services[4:]),
