@@ -262,6 +262,7 @@ func (a *agent) serve(ctx context.Context) error {
 	if err := notify("READY=1"); err != nil {
 		a.log.Warn("systemd was not told", "error", err)
 	}
+	go giveBack()
 	h := a.apiHandler(ctx.Done())
 	mux := http.NewServeMux()
 	mux.Handle("/cni/", a.cni.Handler())
