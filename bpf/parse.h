@@ -405,12 +405,16 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
  */
 static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *pkt, bool strict)
 {
-	/* Ethernet, IPv6 and TCP without options: all that most packets have. */
-	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr));
+	/*
+	 * What TCP without options needs, and no more: the kernel keeps a segment's data apart from its
+	 * headers, and to pull some of it costs as much as all else that is done here.
+	 */
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
+		pull(skb, ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr));
 		return parse_v4(skb, pkt, strict);
 	case bpf_htons(ETH_P_IPV6):
+		pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr));
 		return parse_v6(skb, pkt, strict);
 	case bpf_htons(ETH_P_ARP):
 		return PARSED_ARP;
