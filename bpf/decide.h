@@ -13,6 +13,7 @@
 #include "event.h"
 #include "flow.h"
 #include "guard.h"
+#include "kernel.h"
 #include "lb.h"
 #include "maps.h"
 #include "origin.h"
@@ -51,7 +52,7 @@ static __always_inline int drop_foreign(struct __sk_buff *skb, const struct pack
 static __noinline __u32 origin_service(struct __sk_buff *skb, const struct packet *pkt)
 {
 	struct sock_key key = {
-		.cookie = bpf_get_socket_cookie(skb),
+		.cookie = packet_cookie(skb),
 		.addr = pkt->tuple.daddr,
 		.port = pkt->tuple.dport,
 		.proto = pkt->tuple.proto,

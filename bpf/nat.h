@@ -6,9 +6,8 @@
 #include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/udp.h>
-#include <bpf/bpf_core_read.h>
 
-#include "config.h"
+#include "kernel.h"
 #include "parse.h"
 #include "types.h"
 
@@ -99,34 +98,6 @@ static __always_inline int sctp_ports_replace(struct __sk_buff *skb, __u32 l4, _
 		return 0;
 	crc ^= sctp_crc_change(from, to, len);
 	return bpf_skb_store_bytes(skb, l4 + SCTP_CHECK, &crc, sizeof(crc), BPF_F_RECOMPUTE_CSUM);
-}
-
-/* Of the kernel's own struct sk_buff (linux/skbuff.h), which has been so since before Linux 5.10. */
-struct sk_buff___summed {
-	__u8 ip_summed : 2;
-} __attribute__((preserve_access_index));
-
-/* Linux 6.2; the verifier makes a move of it (kernel/bpf/verifier.c). */
-extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
-
-/* Values of ip_summed: what is known about a packet's transport checksum. */
-enum summed {
-	SUMMED_NONE = 0,	/* it is in the packet */
-	SUMMED_UNNECESSARY = 1, /* the same, and was found right */
-	SUMMED_COMPLETE = 2,	/* the same, and the device has summed up the whole packet */
-	SUMMED_PARTIAL =
-		3, /* the pseudo-header's is; a device completes it, or its receiver trusts it */
-};
-
-/* A kernel that does not tell has its helpers do all that SUMMED_COMPLETE asks for. */
-static __always_inline enum summed summed(struct __sk_buff *skb)
-{
-	const struct sk_buff___summed *kernel;
-
-	if (!cfg.kernel_ctx)
-		return SUMMED_COMPLETE;
-	kernel = bpf_cast_to_kern_ctx(skb);
-	return BPF_CORE_READ_BITFIELD(kernel, ip_summed);
 }
 
 /* What a rewrite changes in the sum that a transport checksum is of. */

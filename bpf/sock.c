@@ -19,6 +19,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "config.h"
+#include "kernel.h"
 #include "lb.h"
 #include "maps.h"
 #include "origin.h"
@@ -146,6 +147,8 @@ static __always_inline void forget(struct bpf_sock_addr *ctx, const struct peer 
 {
 	struct sock_key key;
 
+	if (!has_cookie(ctx))
+		return;
 	sock_key_of(&key, ctx, &peer->addr, peer->port);
 	origin_forget(&key);
 }
