@@ -65,7 +65,8 @@ struct scratch {
 	__u64 last;	      /* and when its flow was last seen */
 	__u64 eldest;	   /* of flow_create: the same of the flow that was silent for longest, */
 	__u16 eldest_port; /* and the port that it has; host order; 0: there is none */
-	__u16 pad_port[3];
+	__u8 rests;	   /* of alive: 1: a connection that both ends have closed */
+	__u8 pad_port[5];
 	struct packet pkt; /* what all this is about */
 	/* policy.h */
 	struct end src; /* who sends and who receives, as the packet goes; after translation */
@@ -279,7 +280,7 @@ __noinline __u64 lifetime(__u32 proto, __u32 either, __u32 both, __u32 answered)
 /*
  * Whether a living flow stands behind the entry: not long closed, not long idle. To who would begin
  * another flow in its own place (anew), one that was reset is over at once. Leaves in work->last when it
- * was last seen.
+ * was last seen, and in work->rests whether it is a connection in TIME-WAIT.
  */
 static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now, bool anew)
 {
@@ -301,6 +302,7 @@ static __noinline bool alive(const struct flow *entry, __u8 proto, __u64 now, bo
 			seen = twin->seen;
 	}
 	work->last = seen;
+	work->rests = proto == IPPROTO_TCP && both & FLOW_FIN;
 	if (anew && either & FLOW_RST)
 		return false;
 	patience = lifetime(proto, either, both, answered);
@@ -650,13 +652,13 @@ static __always_inline void port_again(struct scratch *work)
 }
 
 /*
- * Remembers which flow of datagrams was silent for longest, of those that have a tuple which the flow in the
- * scratch tried. An entry that asks, for the far end began its flow, cannot give way: what comes by it
- * would be taken for answers.
+ * Remembers which flow of datagrams, or connection that both ends have closed, was silent for longest, of those
+ * that have a tuple which the flow in the scratch tried. An entry that asks, for the far end began its flow,
+ * cannot give way: what comes by it would be taken for answers.
  */
 static __always_inline void eldest_note(struct scratch *work, const struct flow *old)
 {
-	if (work->pkt.tuple.proto != IPPROTO_UDP || !(old->flags & FLOW_REPLY) ||
+	if ((work->pkt.tuple.proto != IPPROTO_UDP && !work->rests) || !(old->flags & FLOW_REPLY) ||
 	    work->last >= work->eldest)
 		return;
 	work->eldest = work->last;
@@ -665,9 +667,10 @@ static __always_inline void eldest_note(struct scratch *work, const struct flow 
 
 /*
  * Has that flow give way to the one in the scratch, when it is silent now: a client that asks much has
- * thousands of datagram flows to one backend that nobody will use again, and each has its port for minutes.
- * So does conntrack when its table is full (early_drop in net/netfilter/nf_conntrack_core.c). Should it go
- * on after all, it gets another port; see twin_lost. Returns whether there was one.
+ * thousands of flows to one backend that nobody will use again, and each has its port for minutes. So does
+ * conntrack when its table is full (early_drop in net/netfilter/nf_conntrack_core.c), and a server's TIME-WAIT
+ * where the client's timestamps or sequence numbers went on (RFC 6191, 2). Should a flow of datagrams go on
+ * after all, it gets another port; see twin_lost. Returns whether there was one.
  */
 static __always_inline bool eldest_replace(struct scratch *work)
 {

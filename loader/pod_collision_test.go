@@ -280,61 +280,81 @@ func portTries(key sockFlowKey) []uint16 {
 	return tries
 }
 
-// TestPortsGiveWay fills every port with flows of datagrams that nobody may use again: of those that a new one
-// tries, the one that was silent for longest gives way. When it goes on, it gets another port.
+// TestPortsGiveWay fills every port with flows that nobody may use again: of those that a new one tries, the one
+// that was silent for longest gives way. A flow of datagrams that goes on after all gets another port.
 func TestPortsGiveWay(t *testing.T) {
 	for _, f := range families() {
-		t.Run(f.name, func(t *testing.T) {
-			r := newRig(t, f, rigOptions{flows: func(m *ebpf.MapSpec) { m.MaxEntries = 131072 }})
-			direct, answer := packet(protoUDP, "A:1234", "B:7000"), packet(protoUDP, "B:7000", "A:1234")
-			other := packet(protoUDP, "A:1234", "W:81")
-			tries := portTries(r.key(protoUDP, "A:1234", "W:81"))
-			const eldest = 7
-			fill := func(silent func(try int) uint64) {
-				asks, answers := r.key(protoUDP, "A:1234", "B:7000"), r.key(protoUDP, "B:7000", "A:1234")
-				var there, back sockFlow
-				r.lookup("flows", asks, &there)
-				r.lookup("flows", answers, &back)
-				for try, port := range tries {
-					asks.Sport, there.Sport, answers.Dport, back.Dport = port, port, port, port
-					there, back := there, back
-					there.Seen -= silent(try) * 1e9
-					back.Seen -= silent(try) * 1e9
-					r.put("flows", asks, there)
-					r.put("flows", answers, back)
+		for _, proto := range []uint8{protoUDP, protoTCP} {
+			t.Run(f.name+"/"+protoName(proto), func(t *testing.T) {
+				r := newRig(t, f, rigOptions{flows: func(m *ebpf.MapSpec) { m.MaxEntries = 131072 }})
+				w := wornPorts{r, proto, portTries(r.key(proto, "A:1234", "W:81"))}
+				list := []fixture{w.spent("all are active", 0, flowFIN), w.taken()}
+				if proto == protoTCP {
+					list = append(list, w.spent("all are open", 10, 0))
 				}
-			}
-			late := packet(protoUDP, "A:P", "B:7000") // whose flow gave way
-			r.runFixtures(t, []fixture{{
-				name: "all are active",
-				steps: []step{
-					at("A>", direct).redirects(direct.to("B")),
-					at("B>", answer).redirects(answer.to("A")),
-					do(func(*rig) { fill(func(int) uint64 { return 0 }) }),
-					at("A>", other).drops(),
-					do(func(r *rig) { r.empty("flows") }),
-				},
-				counters: counters{FlowsCreated: 1, DropPortsSpent: 1},
-			}, {
-				name: "the eldest gives way",
-				steps: []step{
-					at("A>", direct).redirects(direct.to("B")),
-					at("B>", answer).redirects(answer.to("A")),
-					do(func(*rig) {
-						fill(func(try int) uint64 { return map[bool]uint64{true: 20, false: 10}[try == eldest] })
-					}),
-					at("A>", other).redirects(other.as("A:P", "B:7000").to("B")),
-					at("A>", late).redirects(late.as("A:Q", "B:7000").to("B")),
-					do(func(r *rig) {
-						if r.ports["P"] != tries[eldest] || r.ports["Q"] == r.ports["P"] {
-							r.t.Errorf("port %d gave way, want %d of %v; its flow went on from port %d",
-								r.ports["P"], tries[eldest], tries, r.ports["Q"])
-						}
-						r.empty("flows")
-					}),
-				},
-				counters: counters{FlowsCreated: 2, FlowsRenewed: 1, PortsRewritten: 2},
-			}})
-		})
+				r.runFixtures(t, list)
+			})
+		}
 	}
+}
+
+// wornPorts are all that a new flow of A's to W:81 tries, which leads to B:7000 as well.
+type wornPorts struct {
+	r     *rig
+	proto uint8
+	tries []uint16
+}
+
+// begin makes a flow of A's to B:7000.
+func (w wornPorts) begin() []step {
+	there, back := packet(w.proto, "A:1234", "B:7000"), packet(w.proto, "B:7000", "A:1234").with(flagSYN|flagACK)
+	return []step{at("A>", there).redirects(there.to("B")), at("B>", back).redirects(back.to("A"))}
+}
+
+// fill gives each port a flow like that, which is so silent, in seconds, and has these flags.
+func (w wornPorts) fill(silent func(try int) uint64, flags uint8) step {
+	return do(func(r *rig) {
+		asks, answers := r.key(w.proto, "A:1234", "B:7000"), r.key(w.proto, "B:7000", "A:1234")
+		var there, back sockFlow
+		r.lookup("flows", asks, &there)
+		r.lookup("flows", answers, &back)
+		there.Flags, back.Flags = there.Flags|flags, back.Flags|flags
+		for try, port := range w.tries {
+			asks.Sport, there.Sport, answers.Dport, back.Dport = port, port, port, port
+			there, back := there, back
+			there.Seen -= silent(try) * 1e9
+			back.Seen -= silent(try) * 1e9
+			r.put("flows", asks, there)
+			r.put("flows", answers, back)
+		}
+	})
+}
+
+// spent is that none of them gives way.
+func (w wornPorts) spent(name string, silent uint64, flags uint8) fixture {
+	steps := append(w.begin(), w.fill(func(int) uint64 { return silent }, flags),
+		at("A>", packet(w.proto, "A:1234", "W:81")).drops(), do(func(r *rig) { r.empty("flows") }))
+	return fixture{name: name, steps: steps, counters: counters{FlowsCreated: 1, DropPortsSpent: 1}}
+}
+
+// taken is that the eldest does.
+func (w wornPorts) taken() fixture {
+	const eldest = 7
+	other, late := packet(w.proto, "A:1234", "W:81"), packet(w.proto, "A:P", "B:7000") // whose flow gave way
+	steps := append(w.begin(),
+		w.fill(func(try int) uint64 { return map[bool]uint64{true: 20, false: 10}[try == eldest] }, flowFIN),
+		at("A>", other).redirects(other.as("A:P", "B:7000").to("B")))
+	want := counters{FlowsCreated: 2, PortsRewritten: 1}
+	if w.proto == protoUDP {
+		steps = append(steps, at("A>", late).redirects(late.as("A:Q", "B:7000").to("B")))
+		want.FlowsRenewed, want.PortsRewritten = 1, 2
+	}
+	steps = append(steps, do(func(r *rig) {
+		if r.ports["P"] != w.tries[eldest] || r.ports["Q"] == r.ports["P"] {
+			r.t.Errorf("port %d gave way, want %d of %v; its flow went on from port %d",
+				r.ports["P"], w.tries[eldest], w.tries, r.ports["Q"])
+		}
+		r.empty("flows")
+	}))
+	return fixture{name: "the eldest gives way", steps: steps, counters: want}
 }

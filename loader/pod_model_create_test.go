@@ -89,13 +89,14 @@ func (m *podModel) findPort(p *modelPacket, fwd *modelEntry) (*modelEntry, bool)
 		case !m.alive(old, key.proto, false):
 			delete(m.flows, rkey)
 		default:
-			if last := m.lastSeen(old, key.proto); key.proto == protoUDP && old.flags&flowReply != 0 && last < eldest {
+			gives := key.proto == protoUDP || key.proto == protoTCP && m.closed(old)
+			if last := m.lastSeen(old, key.proto); gives && old.flags&flowReply != 0 && last < eldest {
 				eldest, eldestPort = last, port
 			}
 			take(key.tryPort(i))
 		}
 	}
-	// A flow of datagrams that was silent for a while gives way.
+	// A flow of datagrams, or a closed connection, that was silent for a while gives way.
 	if eldestPort == 0 || m.silent(eldest) < 2*time.Second {
 		return nil, false
 	}

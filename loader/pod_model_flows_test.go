@@ -92,6 +92,15 @@ func (m *podModel) lastSeen(e *modelEntry, proto uint8) int64 {
 	return e.seen
 }
 
+// closed says whether both ends have closed the entry's connection.
+func (m *podModel) closed(e *modelEntry) bool {
+	both := e.flags
+	if twin := m.flows[e.answersKey(protoTCP)]; twin != nil {
+		both &= twin.flags
+	}
+	return both&flowFIN != 0
+}
+
 // alive says whether no one else may have the entry's tuple. One that was reset is over to who begins
 // another flow in its place.
 func (m *podModel) alive(e *modelEntry, proto uint8, anew bool) bool {
