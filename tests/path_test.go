@@ -49,7 +49,7 @@ func TestPath(t *testing.T) {
 		}
 		for _, f := range plan.Families {
 			for _, k := range plan.Kinds {
-				for _, w := range ways {
+				for _, w := range path.WaysOf(k, ways) {
 					sane(t, s, path.Case(k, f, plan.Services[0], w.Name()))
 				}
 			}

@@ -63,7 +63,9 @@ func TestPeers(t *testing.T) {
 			for _, n := range plan.Services {
 				for _, family := range plan.Families {
 					for _, kind := range plan.Kinds {
-						sane(t, s, path.Case(kind, family, n, name))
+						for range path.WaysOf(kind, []path.Way{way}) {
+							sane(t, s, path.Case(kind, family, n, name))
+						}
 					}
 				}
 			}

@@ -102,7 +102,7 @@ func (r *run) fail(w Way, err error) {
 func (r *run) interleave(ctx context.Context, p Plan, k batch.Kind, f Family, services int) error {
 	latencies := map[Way]*batch.Histogram{}
 	for round := range p.Rounds {
-		ways := waysOf(k, r.ways)
+		ways := WaysOf(k, r.ways)
 		results := map[string]batch.Result{}
 		for _, i := range rotation(round, len(ways)) {
 			if err := ctx.Err(); err != nil {
@@ -139,7 +139,7 @@ func (r *run) interleave(ctx context.Context, p Plan, k batch.Kind, f Family, se
 			r.sheet.Add(Case(k, f, services, w.Name()), round, result.N, figures...)
 		}
 	}
-	for _, w := range waysOf(k, r.ways) {
+	for _, w := range WaysOf(k, r.ways) {
 		if latencies[w].N() > 0 {
 			r.sheet.AddLatency(distribution(Case(k, f, services, w.Name()), latencies[w]))
 		}
@@ -147,8 +147,8 @@ func (r *run) interleave(ctx context.Context, p Plan, k batch.Kind, f Family, se
 	return nil
 }
 
-// waysOf are those by which a kind is measured. What silent ones are compared with comes first.
-func waysOf(k batch.Kind, ways []Way) (list []Way) {
+// WaysOf returns those of the ways by which a kind is measured. What kinds without an answer are compared with comes first.
+func WaysOf(k batch.Kind, ways []Way) (list []Way) {
 	for _, w := range ways {
 		switch w.Name() {
 		case NoHook:

@@ -47,7 +47,7 @@ func TestWaysOf(t *testing.T) {
 	}
 	for _, k := range Kinds() {
 		var got []string
-		for _, w := range waysOf(k, all) {
+		for _, w := range WaysOf(k, all) {
 			got = append(got, w.Name())
 		}
 		want := []string{Direct, Loopback, Container, VIPSocket, VIPTC, "nginx"}
