@@ -27,7 +27,7 @@ type Eureka struct {
 	file string // of tokens
 }
 
-// NewEureka makes a node whose agent lets the bench write what it likes, as often as it likes: it has a token. Both are to be closed.
+// NewEureka makes a node whose agent lets the bench write what it likes: it has a token. Both are to be closed.
 func NewEureka(ctx context.Context, lab *nstest.Lab) (node *nstest.Node, e *Eureka, err error) {
 	file, err := os.CreateTemp("", "sluice-bench-tokens-")
 	if err != nil {
@@ -62,6 +62,9 @@ func (e *Eureka) Close() error {
 	return os.Remove(e.file)
 }
 
+// ErrTooOften is wrapped when the agent bounds how often, or how much, one address may ask.
+var ErrTooOften = errors.New("asked too often")
+
 // Ask returns the length of the answer's body; the status is to be as wanted.
 func (e *Eureka) Ask(ctx context.Context, method, path, encoding, body string, want int) (int64, error) {
 	req, err := http.NewRequestWithContext(ctx, method, e.base+path, strings.NewReader(body))
@@ -78,6 +81,9 @@ func (e *Eureka) Ask(ctx context.Context, method, path, encoding, body string, w
 	}
 	defer res.Body.Close()
 	n, err := io.Copy(io.Discard, res.Body)
+	if err == nil && res.StatusCode != want && res.StatusCode == http.StatusServiceUnavailable {
+		return n, fmt.Errorf("%s %s: %w", method, path, ErrTooOften)
+	}
 	if err == nil && res.StatusCode != want {
 		err = fmt.Errorf("%s %s: %s", method, path, res.Status)
 	}
