@@ -11,6 +11,7 @@
 
 #include "config.h"
 #include "event.h"
+#include "create.h"
 #include "flow.h"
 #include "guard.h"
 #include "kernel.h"

@@ -263,7 +263,7 @@ func TestFlowsFull(t *testing.T) {
 	}
 }
 
-// portTries are the source ports that a flow with this key tries, its own first: port_try of bpf/flow.h.
+// portTries are the source ports that a flow with this key tries, its own first: port_try of bpf/create.h.
 func portTries(key sockFlowKey) []uint16 {
 	hash := func(words []byte, seed uint64) uint32 {
 		h := 0x9e3779b97f4a7c15 ^ seed

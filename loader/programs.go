@@ -26,7 +26,7 @@ const (
 // (RFC 4193) that no one has.
 const hairpinV6 = "fd53:6c75:6963:65::1"
 
-// askedWays is ASKED_WAYS of bpf/flow.h.
+// askedWays is ASKED_WAYS of bpf/asked.h.
 const askedWays = 4
 
 // programs is what is attached. Nothing in it is pinned: links and filters keep their program.
