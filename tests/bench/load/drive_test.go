@@ -97,6 +97,35 @@ func TestAddress(t *testing.T) {
 	}
 }
 
+// Neither end holds back the end of a stream, or what is told of it, until the other has acknowledged what came before.
+func TestUndelayed(t *testing.T) {
+	listener, err := listen(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(listener)
+	bound, err := unix.Getsockname(listener)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(bound.(*unix.SockaddrInet4).Port)
+	client, err := dial(batch.Order{To: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)}, unix.SOCK_STREAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(client)
+	server, errno := accept(listener)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	defer unix.Close(server)
+	for end, fd := range map[string]int{"client": client, "server": server} {
+		if on, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY); err != nil || on == 0 {
+			t.Errorf("the %s delays: TCP_NODELAY %d, %v", end, on, err)
+		}
+	}
+}
+
 // A stream's operations are what has arrived, in the chunks that the sink tells of.
 func TestStreamsCountWhatArrived(t *testing.T) {
 	// As in the driver: nobody may wait for its thread, to collect garbage, while that waits for the sink.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -45,7 +46,21 @@ func dial(o batch.Order, kind int) (int, error) {
 		closeFD(fd)
 		return 0, fmt.Errorf("connect: %w", errno)
 	}
+	if kind == unix.SOCK_STREAM {
+		if err := undelayed(fd); err != nil {
+			closeFD(fd)
+			return 0, err
+		}
+	}
 	return fd, nil
+}
+
+// undelayed has a TCP socket send at once what is less than a segment. Otherwise (Nagle) the end of a stream, and what
+// the sink tells of it, wait until all before has been acknowledged, which the other kernel puts off for 40 ms
+// (TCP_DELACK_MIN of include/net/tcp.h) when it has nothing to send itself: most of a batch would be that. Connections need no such call:
+// nothing is ever under way when one of theirs is written to.
+func undelayed(fd int) error {
+	return os.NewSyscallError("setsockopt TCP_NODELAY", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
 }
 
 //go:nosplit

@@ -89,6 +89,10 @@ func listen(family, kind, port int) (int, error) {
 		return -1, fmt.Errorf("bind to port %d: %w", port, err)
 	}
 	if kind == unix.SOCK_STREAM {
+		// What is accepted inherits it.
+		if err := undelayed(fd); err != nil {
+			return -1, err
+		}
 		err = os.NewSyscallError("listen", unix.Listen(fd, 1024))
 	}
 	return fd, err
