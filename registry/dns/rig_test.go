@@ -2,11 +2,13 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,14 +127,7 @@ func show(m *dns.Msg) string {
 // stub is another DNS server, which the test answers for.
 func stub(tb testing.TB, answer func(*dns.Msg) *dns.Msg) string {
 	tb.Helper()
-	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	conns, err := net.Listen("tcp", packets.LocalAddr().String())
-	if err != nil {
-		tb.Fatal(err)
-	}
+	packets, conns := bothSockets(tb)
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
 		if m := answer(r); m != nil {
 			if w.RemoteAddr().Network() == "udp" {
@@ -154,6 +149,25 @@ func stub(tb testing.TB, answer func(*dns.Msg) *dns.Msg) string {
 	<-started
 	<-started
 	return packets.LocalAddr().String()
+}
+
+// bothSockets listen at one port, of which UDP and TCP each may have been given away to somebody else.
+func bothSockets(tb testing.TB) (net.PacketConn, net.Listener) {
+	tb.Helper()
+	for try := 1; ; try++ {
+		packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		conns, err := net.Listen("tcp", packets.LocalAddr().String())
+		if err == nil {
+			return packets, conns
+		}
+		packets.Close()
+		if try == 100 || !errors.Is(err, syscall.EADDRINUSE) {
+			tb.Fatal(err)
+		}
+	}
 }
 
 func addrs(texts ...string) []netip.Addr {
