@@ -25,17 +25,13 @@ type claimer struct {
 	// vips and ports are what was chosen so far where the user insists on nothing.
 	vips  map[registry.Family]netip.Addr
 	ports map[portID]uint16
-	// refusedVIPs and refusedPorts count choices that turned out to be taken; when they are too many, what is taken
-	// is read.
-	refusedVIPs, refusedPorts int
-	takenVIPs                 map[netip.Addr]struct{}
-	takenPorts                map[string]bool // keys
+	taken *taken // shared with those that write other services together with this one
 }
 
-func newClaimer(s *Store, owner registry.Name) *claimer {
+func newClaimer(s *Store, owner registry.Name, t *taken) *claimer {
 	return &claimer{
 		store: s, owner: owner, known: map[string]*mvccpb.KeyValue{}, guessed: map[string]bool{},
-		vips: map[registry.Family]netip.Addr{}, ports: map[portID]uint16{},
+		vips: map[registry.Family]netip.Addr{}, ports: map[portID]uint16{}, taken: t,
 	}
 }
 

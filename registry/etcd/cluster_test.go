@@ -17,9 +17,11 @@ import (
 // await is how long a test waits for what must come.
 const await = 2 * time.Minute
 
-func startCluster(t *testing.T) *etcdtest.Cluster {
+func startCluster(t *testing.T) *etcdtest.Cluster { return startMembers(t, etcdtest.Start, 3) }
+
+func startMembers(t *testing.T, start func(string, int) (*etcdtest.Cluster, error), n int) *etcdtest.Cluster {
 	t.Helper()
-	c, err := etcdtest.Start(runDir(t), 3)
+	c, err := start(runDir(t), n)
 	if err != nil {
 		t.Fatal(err)
 	}

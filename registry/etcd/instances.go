@@ -50,7 +50,7 @@ func (s *Store) register(ctx context.Context, i registry.Instance) (stored regis
 	if _, err := encodeInstance(&i); err != nil {
 		return stored, 0, err
 	}
-	r := &registration{store: s, next: i, keys: keys, claimer: newClaimer(s, i.ServiceName())}
+	r := &registration{store: s, next: i, keys: keys, claimer: newClaimer(s, i.ServiceName(), newTaken(1))}
 	defer func() {
 		if rev == 0 && r.granted != 0 {
 			s.revoke(ctx, r.granted)

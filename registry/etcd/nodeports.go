@@ -123,13 +123,14 @@ func keptNodePort(p *registry.ServicePort, old *registry.Service) uint16 {
 
 // chooseNodePort gives p a node port: that of a port of the same number and another protocol, if it can be.
 func (c *claimer) chooseNodePort(ctx context.Context, ports []registry.ServicePort, p *registry.ServicePort, used map[portID]bool) error {
-	id := portID{p.Protocol, p.Port}
-	good := func(n uint16) bool {
+	id, t := portID{p.Protocol, p.Port}, c.taken
+	free := func(n uint16) bool {
 		return n != 0 && !used[portID{p.Protocol, n}] && !c.foreign(nodePortKey(p.Protocol, n))
 	}
+	good := func(n uint16) bool { return free(n) && !t.ports[nodePortKey(p.Protocol, n)] }
 	n, chosen := c.ports[id]
-	if chosen && !good(n) {
-		c.refusedPorts++
+	if chosen && !free(n) {
+		t.wrongPorts++
 		n = 0
 	}
 	for _, other := range ports {
@@ -143,28 +144,28 @@ func (c *claimer) chooseNodePort(ctx context.Context, ports []registry.ServicePo
 			return err
 		}
 	}
+	key := nodePortKey(p.Protocol, n)
 	p.NodePort, c.ports[id] = n, n
-	c.guessed[nodePortKey(p.Protocol, n)], used[portID{p.Protocol, n}] = true, true
+	c.guessed[key], used[portID{p.Protocol, n}], t.ports[key] = true, true, true
 	return nil
 }
 
-// freeNodePort returns a node port that is likely to be free.
+// freeNodePort returns a node port that is good and likely to be free.
 func (c *claimer) freeNodePort(ctx context.Context, protocol registry.Protocol, good func(uint16) bool) (uint16, error) {
-	r := c.store.nodePortRange
-	if c.refusedPorts >= guesses && c.takenPorts == nil {
+	r, t := c.store.nodePortRange, c.taken
+	if t.wrongPorts >= t.most && !t.readPorts {
 		list, err := c.store.client.Get(ctx, nodePortPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 		if err != nil {
 			return 0, fmt.Errorf("list node ports: %w", err)
 		}
-		c.takenPorts = map[string]bool{}
 		for _, kv := range list.Kvs {
-			c.takenPorts[string(kv.Key)] = true
+			t.ports[string(kv.Key)] = true
 		}
+		t.readPorts = true
 	}
 	start := rand.IntN(r.size())
 	for i := range r.size() {
-		n := r.First + uint16((start+i)%r.size())
-		if good(n) && !c.takenPorts[nodePortKey(protocol, n)] {
+		if n := r.First + uint16((start+i)%r.size()); good(n) {
 			return n, nil
 		}
 	}

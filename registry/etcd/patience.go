@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -72,6 +73,14 @@ func within[T any](ctx context.Context, ask func(context.Context) (T, error)) (T
 // unavailable makes errors that mean that etcd cannot be reached, or has no leader, wrap registry.ErrUnavailable;
 // others it returns as they are, with advice if there is any.
 func unavailable(err error) error {
+	code := status.Code(err)
+	var of rpctypes.EtcdError
+	if errors.As(err, &of) {
+		code = of.Code()
+	} else if code == codes.ResourceExhausted && strings.Contains(err.Error(), "message larger than max") {
+		// This is gRPC's bound, which etcd sets 512 KiB above its own (grpcOverheadBytes).
+		err = fmt.Errorf("%w (%s)", rpctypes.ErrRequestTooLarge, status.Convert(err).Message())
+	}
 	switch {
 	case err == nil, errors.Is(err, registry.ErrUnavailable):
 		return err
@@ -80,11 +89,6 @@ func unavailable(err error) error {
 			err, maxTogether, 2*maxTogetherBytes)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: no answer from etcd within %s", registry.ErrUnavailable, patience)
-	}
-	code := status.Code(err)
-	var of rpctypes.EtcdError
-	if errors.As(err, &of) {
-		code = of.Code()
 	}
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Aborted:

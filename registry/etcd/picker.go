@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -12,6 +13,23 @@ import (
 // guesses is how often an address or a node port is guessed before the taken ones are read. At half of a range
 // taken, all of them fail once in 256 times.
 const guesses = 8
+
+// taken is what nobody is to choose any more, for all that is known: what others have, and what was chosen for the
+// services that are written together. When too many guesses were wrong, all that others have is read.
+type taken struct {
+	most       int // wrong guesses, of either kind
+	vips       map[netip.Addr]struct{}
+	ports      map[string]bool // keys
+	wrongVIPs  int
+	wrongPorts int
+	readVIPs   bool
+	readPorts  bool
+}
+
+// newTaken is for so many services: to read costs as much as to guess again for a quarter of many.
+func newTaken(services int) *taken {
+	return &taken{most: max(guesses, services/4), vips: map[netip.Addr]struct{}{}, ports: map[string]bool{}}
+}
 
 // fill returns the planned VIPs, choosing those that are left open. avoid are other addresses of the service.
 func (c *claimer) fill(ctx context.Context, plan []wanted, avoid []netip.Addr) ([]netip.Addr, error) {
@@ -38,15 +56,14 @@ func (c *claimer) chooseVIP(ctx context.Context, f registry.Family, avoid []neti
 				return a, err
 			}
 		}
-		if c.free(a) && !slices.Contains(avoid, a) {
+		good := c.free(a) && !slices.Contains(avoid, a) && (chosen || !has(c.taken.vips, a))
+		c.taken.vips[a] = struct{}{}
+		if good {
 			c.vips[f], c.guessed[vipKey(a)] = a, true
 			return a, nil
 		}
 		delete(c.vips, f)
-		c.refusedVIPs++
-		if c.takenVIPs != nil {
-			c.takenVIPs[a] = struct{}{}
-		}
+		c.taken.wrongVIPs++
 	}
 }
 
@@ -57,20 +74,23 @@ func (c *claimer) free(a netip.Addr) bool {
 
 // freeVIP returns an address that is likely to be free.
 func (c *claimer) freeVIP(ctx context.Context, f registry.Family) (netip.Addr, error) {
-	if c.refusedVIPs >= guesses && c.takenVIPs == nil {
-		var err error
-		if c.takenVIPs, err = c.store.taken(ctx); err != nil {
+	t := c.taken
+	if t.wrongVIPs >= t.most && !t.readVIPs {
+		others, err := c.store.taken(ctx)
+		if err != nil {
 			return netip.Addr{}, err
 		}
+		maps.Copy(t.vips, others)
+		t.readVIPs = true
 	}
 	for _, r := range c.store.ranges {
 		if r.family() != f {
 			continue
 		}
-		if c.takenVIPs == nil {
+		if !t.readVIPs {
 			return r.random(), nil
 		}
-		if a, ok := r.firstFree(c.takenVIPs); ok {
+		if a, ok := r.firstFree(t.vips); ok {
 			return a, nil
 		}
 	}

@@ -33,7 +33,7 @@ func (s *Store) putService(ctx context.Context, req registry.ServiceRequest) (re
 	if err != nil {
 		return registry.Service{}, 0, err
 	}
-	c := newClaimer(s, req.Name)
+	c := newClaimer(s, req.Name, newTaken(1))
 	for range maxAttempts {
 		old := s.existing(kv)
 		next, err := c.next(ctx, req, &old, true)
@@ -118,7 +118,7 @@ func (s *Store) CheckService(ctx context.Context, req registry.ServiceRequest) (
 		return old, false, fmt.Errorf("service %s: %w", req.Name, err)
 	}
 	old = s.existing(kv)
-	c := newClaimer(s, req.Name)
+	c := newClaimer(s, req.Name, newTaken(1))
 	next, err := c.next(ctx, req, &old, false)
 	if err == nil {
 		_, err = c.transaction(ctx, &old, &next)
@@ -162,7 +162,7 @@ func (s *Store) deleteService(ctx context.Context, n registry.Name, slices []reg
 	if err != nil {
 		return 0, err
 	}
-	c := newClaimer(s, n)
+	c := newClaimer(s, n, newTaken(1))
 	for range maxAttempts {
 		if kv == nil {
 			return 0, registry.ErrNotFound

@@ -111,10 +111,10 @@ func (s *Store) CheckServices(ctx context.Context, reqs []registry.ServiceReques
 
 // join reads what services there are now.
 func (s *Store) join(ctx context.Context, reqs []registry.ServiceRequest) ([]*joined, error) {
-	group := make([]*joined, len(reqs))
+	group, t := make([]*joined, len(reqs)), newTaken(len(reqs))
 	var keys []string
 	for i, req := range reqs {
-		j := &joined{claim: newClaimer(s, req.Name), req: req}
+		j := &joined{claim: newClaimer(s, req.Name, t), req: req}
 		if j.key, j.err = serviceKey(req.Name); j.err != nil {
 			j.err = fmt.Errorf("%w: %w", registry.ErrInvalid, j.err)
 		} else {

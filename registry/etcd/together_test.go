@@ -7,10 +7,12 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/sluice-net/sluice/registry"
+	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
 )
 
 // TestPutServices: many services are written in few transactions, which whoever watches hears of as few batches.
@@ -38,13 +40,61 @@ func TestPutServices(t *testing.T) {
 		b := receive(t, batches)
 		got, at = got+len(b.Changes), b.Revision
 	}
-	// Some are written later than those before them: they were given an address that one of these was given, too.
-	if got != count || transactions < 2 || transactions > 20 {
-		t.Errorf("%d changes in %d transactions, want %d", got, transactions, count)
+	if got != count || transactions != 2 {
+		t.Errorf("%d changes in %d transactions, want %d in 2", got, transactions, count)
 	}
 	again, same, err := s.PutServices(t.Context(), reqs)
 	if err != nil || same != rev || !reflect.DeepEqual(again, stored) {
 		t.Errorf("written again: revision %d, %v; want %d, and the same", same, err, rev)
+	}
+}
+
+// TestPutServicesLimited: a cluster that takes less at once is given less, be it of operations or of bytes.
+func TestPutServicesLimited(t *testing.T) {
+	s := join(t, startMembers(t, etcdtest.StartLimited, 1))
+	for kind, size := range map[string]int{"small": 0, "large": 3 << 10, "larger": 48 << 10} {
+		var reqs []registry.ServiceRequest
+		for i := range min(300, (8<<20)/(size+1)) {
+			req := web(fmt.Sprint(kind, i))
+			req.Labels = map[string]string{"note": strings.Repeat("x", size)}
+			reqs = append(reqs, req)
+		}
+		stored, _, err := s.PutServices(t.Context(), reqs)
+		if err != nil || len(stored) != len(reqs) {
+			t.Errorf("%s: %d of %d were written, %.200v", kind, len(stored), len(reqs), err)
+		}
+	}
+}
+
+// TestPutServicesCrowded: where most addresses and node ports are taken, many services are written at once all the
+// same, and the last that there are are found.
+func TestPutServicesCrowded(t *testing.T) {
+	s := openWith(t, Options{ServiceCIDRs: prefixes(t, "10.96.0.0/24", "fd00::/120"), NodePorts: PortRange{30000, 30260}})
+	open := func(from, to int) (reqs []registry.ServiceRequest) {
+		for i := from; i < to; i++ {
+			req := web(fmt.Sprint("s", i))
+			req.Type, req.FamilyPolicy = registry.TypeNodePort, registry.RequireDualStack
+			reqs = append(reqs, req)
+		}
+		return reqs
+	}
+	var last int64
+	for _, from := range []int{0, 200} {
+		_, rev, err := s.PutServices(t.Context(), open(from, from+200-3*from/4))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if writes := rev - last; from > 0 && writes > 2 {
+			t.Errorf("50 services were written in %d transactions", writes)
+		}
+		last = rev
+	}
+	stored, _, err := s.PutServices(t.Context(), open(250, 260)) // 4 addresses are left, and 11 ports
+	if len(stored) != 4 || !errors.Is(err, registry.ErrVIPsExhausted) {
+		t.Errorf("%d were written, %v; want 4, and that no address is left", len(stored), err)
+	}
+	if all := audit(t, s); len(all) != 254 {
+		t.Errorf("%d services", len(all))
 	}
 }
 

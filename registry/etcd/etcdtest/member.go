@@ -43,6 +43,7 @@ func Main() {
 type member struct {
 	Name, Dir, Client, Peer, Cluster string
 	Durable                          bool // a write is on disk before it is acknowledged
+	Limited                          bool // it takes no more at once than etcd does of itself
 }
 
 // serve is a member until it is killed, or its parent has gone.
@@ -66,7 +67,9 @@ func serve(text string) error {
 	if !m.Durable {
 		cfg.TickMs, cfg.ElectionMs = 50, 500
 	}
-	cfg.MaxTxnOps, cfg.MaxRequestBytes = 4096, 8<<20
+	if !m.Limited {
+		cfg.MaxTxnOps, cfg.MaxRequestBytes = 4096, 8<<20
+	}
 	cfg.UnsafeNoFsync = !m.Durable
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	e, err := embed.StartEtcd(cfg)
@@ -93,13 +96,21 @@ type process struct {
 
 // Start runs a cluster of n members, whose files and sockets are in dir: a short path. Close ends it. Its members
 // leave their writes to the kernel: the processes die, not the machine.
-func Start(dir string, n int) (*Cluster, error) { return startMembers(dir, n, false) }
+func Start(dir string, n int) (*Cluster, error) { return startMembers(dir, n, member{}) }
 
 // StartDurable is Start of a cluster that waits for its disk, and for members that are slow, as one does that
 // is in use.
-func StartDurable(dir string, n int) (*Cluster, error) { return startMembers(dir, n, true) }
+func StartDurable(dir string, n int) (*Cluster, error) {
+	return startMembers(dir, n, member{Durable: true})
+}
 
-func startMembers(dir string, n int, durable bool) (*Cluster, error) {
+// StartLimited is Start of a cluster whose members were not told to take as much at once as Sluice asks for.
+func StartLimited(dir string, n int) (*Cluster, error) {
+	return startMembers(dir, n, member{Limited: true})
+}
+
+// startMembers starts members that are like one.
+func startMembers(dir string, n int, like member) (*Cluster, error) {
 	c := &Cluster{dir: dir}
 	var all []string
 	for i := range n {
@@ -109,10 +120,9 @@ func startMembers(dir string, n int, durable bool) (*Cluster, error) {
 		}
 		peer := "http://" + l.Addr().String()
 		l.Close()
-		m := member{
-			Name: fmt.Sprintf("m%d", i), Dir: filepath.Join(dir, fmt.Sprintf("m%d", i)),
-			Client: "unix://" + filepath.Join(dir, fmt.Sprintf("m%d.sock", i)), Peer: peer, Durable: durable,
-		}
+		m := like
+		m.Name, m.Dir = fmt.Sprintf("m%d", i), filepath.Join(dir, fmt.Sprintf("m%d", i))
+		m.Client, m.Peer = "unix://"+filepath.Join(dir, fmt.Sprintf("m%d.sock", i)), peer
 		all = append(all, m.Name+"="+peer)
 		c.members = append(c.members, &process{member: m})
 	}
