@@ -208,15 +208,27 @@ func (s Sample) Value(unit string) (float64, bool) {
 	return 0, false
 }
 
+// ofTheRun are the facts that two runs differ in although their results are to be compared.
+var ofTheRun = []string{"commit", "go", "date", "rounds", "quick", "load-start", "load-end"}
+
 // WriteBenchmarks writes all samples in Go's benchmark format, for benchstat
-// (https://go.dev/design/14313-benchmark-format).
+// (https://go.dev/design/14313-benchmark-format). It compares only results whose configuration is the same: so that
+// is what is known of the machine, and what is of the run stands in lines that the format passes over.
 func (s *Sheet) WriteBenchmarks(w io.Writer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var machine []About
+	for _, about := range s.About {
+		if !slices.Contains(ofTheRun, about.Key) {
+			machine = append(machine, about)
+		} else if _, err := fmt.Fprintf(w, "# %s: %s\n", about.Key, about.Value); err != nil {
+			return fmt.Errorf("write benchmarks: %w", err)
+		}
+	}
 	out := benchfmt.NewWriter(w)
 	for _, sample := range s.samples {
 		r := benchfmt.Result{Name: benchfmt.Name(sample.Case), Iters: max(1, sample.N)}
-		for _, about := range s.About {
+		for _, about := range machine {
 			r.SetConfig(about.Key, about.Value)
 			r.Config[len(r.Config)-1].File = true
 		}

@@ -2,6 +2,7 @@ package sheet
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -51,6 +52,38 @@ func TestWriteBenchmarks(t *testing.T) {
 	}
 	if v, _ := got[0].Value("insns/op"); v != 240 {
 		t.Errorf("insns/op is %v", v)
+	}
+}
+
+// benchstat compares only what has the same configuration: of two runs on one machine, all has.
+func TestWriteBenchmarksOfTwoRuns(t *testing.T) {
+	configs := map[string]bool{}
+	for _, commit := range []string{"abc", "def"} {
+		s := &Sheet{About: []About{{"kernel", "6.18.0"}, {"commit", commit}, {"date", "of " + commit}, {"load-start", commit}}}
+		s.Add(Of("Path", "way", "direct"), 0, 1, Value{"ns/op", 1})
+		var out bytes.Buffer
+		if err := s.WriteBenchmarks(&out); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), "commit: "+commit+"\n") {
+			t.Errorf("the commit is not told:\n%s", out.String())
+		}
+		for r := benchfmt.NewReader(&out, commit); r.Scan(); {
+			result, ok := r.Result().(*benchfmt.Result)
+			if !ok {
+				t.Fatalf("%s: %v", commit, r.Result())
+			}
+			var config strings.Builder
+			for _, c := range result.Config {
+				if c.File {
+					fmt.Fprintf(&config, "%s=%s ", c.Key, c.Value)
+				}
+			}
+			configs[config.String()] = true
+		}
+	}
+	if len(configs) != 1 || !configs["kernel=6.18.0 "] {
+		t.Errorf("configurations %v", configs)
 	}
 }
 
