@@ -24,7 +24,7 @@ import (
 func main() {
 	o := options{log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	flag.StringVar(&o.ref, "ref", "", "the revision to compare with, as git names it")
-	flag.IntVar(&o.rounds, "rounds", 10, "times that each figure is measured")
+	flag.IntVar(&o.rounds, "rounds", 12, "times that each figure is measured; with fewer than 6 nothing can be told")
 	flag.IntVar(&o.services, "services", 100, "how many there are")
 	flag.StringVar(&o.attach, "attach", "auto", "how agents attach programs: auto, tcx or clsact")
 	flag.StringVar(&o.out, "out", "bin/bench", "directory for old.txt and new.txt")

@@ -57,7 +57,13 @@ type sided struct {
 	name string
 }
 
-func (s sided) Name() string { return s.name }
+func (s sided) Name() string     { return s.name }
+func (s sided) Unwrap() path.Way { return s.Way }
+
+// kinds are those of calls that programs have a part in, and what socket hooks add to a connect().
+func kinds() []batch.Kind {
+	return []batch.Kind{batch.TCPRR, batch.TCPCRR, batch.UDPRR, batch.UDPConnectReused, batch.UDPConnectNew}
+}
 
 // paths measures calls from container to container. Direct routing, with no Sluice, is measured as both sides: no change
 // of it is one.
@@ -94,7 +100,7 @@ func (m *measurement) paths(ctx context.Context) (err error) {
 		}
 	}
 	return path.Measure(ctx, m.sheet, path.Plan{
-		Kinds:    []batch.Kind{batch.TCPRR, batch.TCPCRR, batch.UDPRR},
+		Kinds:    kinds(),
 		Families: []path.Family{path.IPv4, path.IPv6}, Services: []int{m.services},
 		Rounds: m.rounds, Batch: path.BatchTime, Log: m.log,
 	}, ways...)

@@ -29,6 +29,8 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080, protocol: TCP}]
 `
 
+var families = []string{"IPv4", "IPv6"}
+
 // bed is a node of one side with a client, a server behind a VIP, and what times the client's program.
 type bed struct {
 	side   string
@@ -72,8 +74,8 @@ func (m *measurement) nodes(ctx context.Context) (err error) {
 
 // programs gives each class of packets to both sides in turn.
 func (m *measurement) programs(ctx context.Context, beds map[string]*bed, round int) error {
-	for family, timers := range beds[oldSide].timers {
-		for i, t := range timers {
+	for _, family := range families {
+		for i, t := range beds[oldSide].timers[family] {
 			c := sheet.Of("Kernel", "program", "from_pod", "class", t.Name, "family", family)
 			for _, side := range sides(round) {
 				if err := ctx.Err(); err != nil {
@@ -130,7 +132,7 @@ func (b *bed) prepare(ctx context.Context) error {
 		if b.probe, err = kernel.OpenProbe(veth, mac); err != nil {
 			return err
 		}
-		for i, family := range []string{"IPv4", "IPv6"} {
+		for i, family := range families {
 			from, to := []netip.Addr{client.V4, client.V6}[i], []netip.Addr{server.V4, server.V6}[i]
 			b.timers[family], err = kernel.AttachedTo(b.probe, from, netip.AddrPortFrom(vips[i], 80), netip.AddrPortFrom(to, 8080))
 			if err != nil {

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -48,38 +46,38 @@ func split(s *sheet.Sheet) pair {
 type row struct {
 	name, unit string
 	old, new   benchmath.Summary
-	comparison benchmath.Comparison
 	ratio      sheet.Estimate // of the new figure to the old one of the same round
+	p          float64        // how likely ratios that are as far from 1 are when nothing has changed
+	changed    bool
 }
 
 // shown are the units that the table has; old.txt and new.txt have all.
 var shown = []string{"p50-ns", "p99-ns", "cpu-ns/op", "ns/op"}
 
-// rows compares what was measured of both sides.
+// rows compares what was measured of both sides: those of one unit stand together.
 func (p pair) rows() (list []row) {
-	for _, c := range p.old.Cases("") {
-		units := shown
-		if _, ok := p.old.Samples(c)[0].Value("p50-ns"); ok {
-			units = shown[:3] // the mean is told by what it is made of
-		}
-		for _, unit := range units {
-			before, after := values(p.old, c, unit), values(p.new, c, unit)
-			if len(before) == 0 || len(after) == 0 {
+	for _, unit := range shown {
+		first := len(list)
+		for _, c := range p.old.Cases("") {
+			_, median := p.old.Samples(c)[0].Value("p50-ns")
+			if unit == "ns/op" && median {
+				continue // the mean is told by what it is made of
+			}
+			ratios := p.ratios(c, unit)
+			if len(ratios) == 0 {
 				continue
 			}
-			x := benchmath.NewSample(before, &benchmath.DefaultThresholds)
-			y := benchmath.NewSample(after, &benchmath.DefaultThresholds)
 			list = append(list, row{
-				string(c), unit,
-				benchmath.AssumeNothing.Summary(x, sheet.Confidence), benchmath.AssumeNothing.Summary(y, sheet.Confidence),
-				benchmath.AssumeNothing.Compare(x, y), p.ratio(c, unit),
+				name: string(c), unit: unit, old: summary(p.old, c, unit), new: summary(p.new, c, unit),
+				ratio: p.ratio(c, unit), p: signedRank(ratios),
 			})
 		}
+		standOut(list[first:])
 	}
 	return list
 }
 
-// ratio is that of the two sides round by round, which what both have in common falls out of.
+// ratio estimates what the two sides' ratios round by round are, which what both have in common falls out of.
 func (p pair) ratio(c sheet.Case, unit string) sheet.Estimate {
 	both := &sheet.Sheet{}
 	for side, s := range map[sheet.Case]*sheet.Sheet{oldSide: p.old, newSide: p.new} {
@@ -90,50 +88,78 @@ func (p pair) ratio(c sheet.Case, unit string) sheet.Estimate {
 	return both.Ratio(newSide, oldSide, unit)
 }
 
-func values(s *sheet.Sheet, c sheet.Case, unit string) (list []float64) {
-	for _, sample := range s.Samples(c) {
+// ratios are those of the rounds in which both sides have the figure.
+func (p pair) ratios(c sheet.Case, unit string) (list []float64) {
+	before := map[int]float64{}
+	for _, sample := range p.old.Samples(c) {
 		if v, ok := sample.Value(unit); ok {
-			list = append(list, v)
+			before[sample.Round] = v
+		}
+	}
+	for _, sample := range p.new.Samples(c) {
+		if v, ok := sample.Value(unit); ok && v > 0 && before[sample.Round] > 0 {
+			list = append(list, v/before[sample.Round])
 		}
 	}
 	return list
 }
 
-// change is the new figure's to the old one in percent; "~": as large a difference comes about by chance.
+// summary is a figure's median over the rounds with its interval.
+func summary(s *sheet.Sheet, c sheet.Case, unit string) benchmath.Summary {
+	var list []float64
+	for _, sample := range s.Samples(c) {
+		if v, ok := sample.Value(unit); ok {
+			list = append(list, v)
+		}
+	}
+	return benchmath.AssumeNothing.Summary(benchmath.NewSample(list, &benchmath.DefaultThresholds), sheet.Confidence)
+}
+
+// change is by how much the figure has become another one in a round; "~": chance makes as large a difference.
 func (r row) change() string {
-	c := r.comparison
-	if math.IsNaN(c.P) || c.P > c.Alpha {
+	if !r.changed {
 		return "~"
 	}
-	if r.old.Center == 0 {
-		return "?"
-	}
-	return fmt.Sprintf("%+.2f%%", 100*(r.new.Center/r.old.Center-1))
+	return percent(r.ratio.Center)
 }
+
+// interval is that of the change, whether or not it is one.
+func (r row) interval() string {
+	if math.IsInf(r.ratio.Lo, 0) || math.IsInf(r.ratio.Hi, 0) {
+		return "±∞"
+	}
+	return fmt.Sprintf("[%s, %s]", percent(r.ratio.Lo), percent(r.ratio.Hi))
+}
+
+func percent(ratio float64) string { return fmt.Sprintf("%+.2f%%", 100*(ratio-1)) }
 
 // print shows all figures: their medians with half the width of their intervals, the change, and p.
 func (p pair) print(out io.Writer, old, new string) error {
 	rows := p.rows()
-	unit := func(a, b row) int { return cmp.Compare(slices.Index(shown, a.unit), slices.Index(shown, b.unit)) }
-	slices.SortStableFunc(rows, unit)
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	changed := 0
 	for i, r := range rows {
 		if i == 0 || rows[i-1].unit != r.unit {
 			if i > 0 {
 				fmt.Fprintln(w)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\tchange\tp\tnew/old in a round\n", r.unit, old, new)
+			fmt.Fprintf(w, "%s\t%s\t%s\tchange\tin a round\tp\n", r.unit, old, new)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\tp=%.3f n=%d+%d\t%s\n", r.name, spread(r.old, r.unit), spread(r.new, r.unit), r.change(),
-			r.comparison.P, r.comparison.N1, r.comparison.N2, r.ratio)
+		if r.changed {
+			changed++
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\tp=%.4f n=%d\n", r.name, spread(r.old, r.unit), spread(r.new, r.unit), r.change(),
+			r.interval(), r.p, r.ratio.Rounds)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(out, `
-~ is a difference that comes about by chance, too: the Mann-Whitney U-test's p is above 0.05. The last column is the median of
-the rounds' own ratios with its 95 % interval. way=direct has no Sluice, on either side: a change of it is the machine's.
-`)
+	_, err := fmt.Fprintf(out, `
+%d of %d figures have changed. A change is the median of the rounds' own ratios, in brackets with its 95 %% interval; p is
+Wilcoxon's signed-rank test's of these ratios. ~ is a difference that comes about by chance, too: of a table in which nothing has
+changed, one figure in 20 has a p below 0.05, so p has to stand out among all of its table (Benjamini and Hochberg, at 5 %%).
+way=direct has no Sluice, and no connect by way=no_hook meets any, on either side: a change of these is the machine's.
+`, changed, len(rows))
 	return err
 }
 

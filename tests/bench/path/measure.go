@@ -148,9 +148,14 @@ func (r *run) interleave(ctx context.Context, p Plan, k batch.Kind, f Family, se
 }
 
 // WaysOf returns those of the ways by which a kind is measured. What kinds without an answer are compared with comes first.
+// A way that is another under a name of its own says so by an Unwrap method, and is measured as that.
 func WaysOf(k batch.Kind, ways []Way) (list []Way) {
 	for _, w := range ways {
-		switch w.Name() {
+		plain := w
+		if named, ok := w.(interface{ Unwrap() Way }); ok {
+			plain = named.Unwrap()
+		}
+		switch plain.Name() {
 		case NoHook:
 			if k.Silent() {
 				list = slices.Insert(list, 0, w)
