@@ -18,17 +18,17 @@ func TestSignedRank(t *testing.T) {
 		ratios []float64
 		want   float64
 	}{
-		"none":                    {nil, 1},
-		"all equal":               {ratios(0, 0, 0), 1},
-		"5 above":                 {ratios(1, 2, 3, 4, 5), 2.0 / 32},
-		"6 above":                 {ratios(1, 2, 3, 4, 5, 6), 2.0 / 64},
-		"6 below":                 {ratios(-1, -2, -3, -4, -5, -6), 2.0 / 64},
-		"10, the ranks below: 8":  {ratios(1, 2, -3, 4, -5, 6, 7, 8, 9, 10), 50.0 / 1024},
-		"10, the ranks above: 9":  {ratios(1, -2, 3, -4, 5, -6, -7, -8, -9, -10), 66.0 / 1024},
-		"4 with ties, 2 and 2":    {ratios(1, -1, 1, -1), 1},
-		"4 with ties, one below":  {ratios(1, 1, 1, -1), 10.0 / 16},
-		"one that says nothing":   {ratios(0, 1, 2, 3, 4, 5, 6), 2.0 / 64},
-		"as much above as below":  {ratios(1, -2, -3, 4), 1},
+		"none":                   {nil, 1},
+		"all equal":              {ratios(0, 0, 0), 1},
+		"5 above":                {ratios(1, 2, 3, 4, 5), 2.0 / 32},
+		"6 above":                {ratios(1, 2, 3, 4, 5, 6), 2.0 / 64},
+		"6 below":                {ratios(-1, -2, -3, -4, -5, -6), 2.0 / 64},
+		"10, the ranks below: 8": {ratios(1, 2, -3, 4, -5, 6, 7, 8, 9, 10), 50.0 / 1024},
+		"10, the ranks above: 9": {ratios(1, -2, 3, -4, 5, -6, -7, -8, -9, -10), 66.0 / 1024},
+		"4 with ties, 2 and 2":   {ratios(1, -1, 1, -1), 1},
+		"4 with ties, one below": {ratios(1, 1, 1, -1), 10.0 / 16},
+		"one that says nothing":  {ratios(0, 1, 2, 3, 4, 5, 6), 2.0 / 64},
+		"as much above as below": {ratios(1, -2, -3, 4), 1},
 		"12 above, a round each": {ratios(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), 2.0 / 4096},
 	} {
 		if got := signedRank(tt.ratios); math.Abs(got-tt.want) > 1e-9 {

@@ -15,6 +15,7 @@ type Attached struct {
 	harness *harness
 	fresh   bool
 	done    int // new flows so far, which the harness counts on
+	ports   int // that are left for more of them
 }
 
 // AttachedTo makes the classes that any revision redirects: packets of flows that there are, and of new ones, to a
@@ -38,7 +39,7 @@ func AttachedTo(p *Probe, client netip.Addr, vip, server netip.AddrPort) (list [
 		{"established_direct", directPort, server, false}, {"new_direct", directPort, server, true},
 	} {
 		syn := packet{smac: p.MAC, src: netip.AddrPortFrom(client, class.from), dst: class.to, proto: tcp, flags: flagSYN}
-		a := &Attached{Name: class.name, fresh: class.fresh}
+		a := &Attached{Name: class.name, fresh: class.fresh, ports: leastFresh}
 		subject, v := syn, vary{}
 		if class.fresh {
 			v.port = syn.l4()
@@ -65,13 +66,18 @@ func AttachedTo(p *Probe, client netip.Addr, vip, server netip.AddrPort) (list [
 // flows need not be forgotten in between.
 const leastFresh = manyPorts / 2
 
-// attachedRuns are those of one sample: as many as all rounds together have source ports for.
-func attachedRuns(rounds int) int { return max(1, min(500, leastFresh/(rounds*samples)-1)) }
+// attachedRuns are those of one sample: there are ports for five rounds.
+const attachedRuns = leastFresh / samples / 5
 
-// Time measures one of so many rounds, on a CPU (counted from 1): the ns that a run takes when code and data are in the
+// Time measures one round, on a CPU (counted from 1): the ns that a run takes when code and data are in the
 // CPU's caches, and how many runs there were.
-func (a *Attached) Time(cpu, rounds int) (ns float64, runs int, err error) {
-	runs = attachedRuns(rounds)
+func (a *Attached) Time(cpu int) (ns float64, runs int, err error) {
+	runs = attachedRuns
+	if a.fresh {
+		if a.ports -= runs * samples; a.ports < 0 {
+			return 0, 0, fmt.Errorf("time %s: no source ports are left for further flows", a.Name)
+		}
+	}
 	var full, bare []float64
 	err = undisturbed(cpu, func() error {
 		for range samples {
