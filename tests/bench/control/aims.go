@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/sluice-net/sluice/tests/bench/sheet"
@@ -41,24 +42,20 @@ func (a aim) isFor(c sheet.Case) bool {
 	return true
 }
 
-// judge notes which aims were met, and by how much which were not.
+// judge enters what became of the aims, and notes by how much one was missed.
 func judge(s *sheet.Sheet) {
 	for _, a := range aims() {
-		met, judged := 0, 0
+		judged := sheet.Aim{Part: Name, What: a.what + ": " + strings.TrimSuffix(a.unit, "-ns"), Unit: a.unit, Most: a.limit}
 		for _, c := range s.Cases(Name) {
 			e := s.Median(c, a.unit)
 			if !a.isFor(c) || e.Rounds == 0 {
 				continue
 			}
-			if judged++; e.Center <= a.limit {
-				met++
-				continue
+			if judged.Found(e); e.Center > a.limit {
+				s.Note(Name, "Missed: %s: %s of %s is %s, the aim was %s.%s", a.what, a.unit, c, show(e), millis(a.limit), machine(s, c, a.unit))
 			}
-			s.Note(Name, "Missed: %s: %s of %s is %s, the aim was %s.%s", a.what, a.unit, c, show(e), millis(a.limit), machine(s, c, a.unit))
 		}
-		if judged > 0 && met == judged {
-			s.Note(Name, "Met in %d of %d cases: %s, %s <= %s.", met, judged, a.what, a.unit, millis(a.limit))
-		}
+		s.Judge(judged)
 	}
 }
 

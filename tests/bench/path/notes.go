@@ -43,11 +43,13 @@ func Explain(s *sheet.Sheet) {
 		"each IP version, those that are called have one.", BatchTime, bulkStreams, Backends)
 	cases := s.Cases(Name)
 	for _, a := range aims() {
+		s.Judge(a.judge(s, cases))
 		if text := missed(s, cases, a); text != "" {
 			s.Note(Name, "%s", text)
 		}
 	}
 	for _, a := range extraAims() {
+		s.Judge(a.judge(s, cases))
 		if text := dear(s, cases, a); text != "" {
 			s.Note(Name, "%s", text)
 		}
@@ -66,16 +68,33 @@ func Explain(s *sheet.Sheet) {
 	}
 }
 
+// isFor tells whether a case is one that the aim is about.
+func (a aim) isFor(c sheet.Case) bool {
+	return c.Get("way") == a.way && c.Get("kind") == string(a.kind) && (a.services == "" || c.Get("services") == a.services)
+}
+
+// judge compares with the aim what was measured.
+func (a aim) judge(s *sheet.Sheet, cases []sheet.Case) sheet.Aim {
+	what := fmt.Sprintf("%s, %s: p50, x %s", a.way, a.kind, a.base)
+	if a.services != "" {
+		what += ", services: " + a.services
+	}
+	judged := sheet.Aim{Part: Name, What: what, Most: a.most}
+	for _, c := range cases {
+		if a.isFor(c) {
+			judged.Found(s.Ratio(c, c.With("way", a.base), figure))
+		}
+	}
+	return judged
+}
+
 // missed says where an aim is missed and what of it is known; "": nowhere, or it was not measured.
 func missed(s *sheet.Sheet, cases []sheet.Case, a aim) string {
 	var where []string
 	var worst sheet.Case
 	var most float64
 	for _, c := range cases {
-		if c.Get("way") != a.way || c.Get("kind") != string(a.kind) {
-			continue
-		}
-		if a.services != "" && c.Get("services") != a.services {
+		if !a.isFor(c) {
 			continue
 		}
 		if e := s.Ratio(c, c.With("way", a.base), figure); e.Center > a.most {
@@ -106,13 +125,31 @@ func extraAims() []extraAim {
 	return []extraAim{{batch.UDPConnectReused, 150}, {batch.UDPConnectNew, 350}}
 }
 
+// isFor tells whether a case is one that the aim is about.
+func (a extraAim) isFor(c sheet.Case) bool {
+	return c.Get("way") == VIPSocket && c.Get("kind") == string(a.kind)
+}
+
+// judge compares with the aim what was measured.
+func (a extraAim) judge(s *sheet.Sheet, cases []sheet.Case) sheet.Aim {
+	judged := sheet.Aim{
+		Part: Name, What: fmt.Sprintf("%s to a VIP: p50, more than by %s", a.kind, NoHook), Unit: extraUnit, Most: a.most,
+	}
+	for _, c := range cases {
+		if a.isFor(c) {
+			judged.Found(s.Median(c, extraUnit))
+		}
+	}
+	return judged
+}
+
 // dear says where connect() costs more than it should, and how much of it has nothing to do with a VIP; "": nowhere,
 // or it was not measured.
 func dear(s *sheet.Sheet, cases []sheet.Case, a extraAim) string {
 	var where []string
 	for _, c := range cases {
 		e := s.Median(c, extraUnit)
-		if c.Get("way") != VIPSocket || c.Get("kind") != string(a.kind) || e.Rounds == 0 || e.Center <= a.most {
+		if !a.isFor(c) || e.Rounds == 0 || e.Center <= a.most {
 			continue
 		}
 		text := fmt.Sprintf("%+.0f [%+.0f, %+.0f] over %s with services=%s", e.Center, e.Lo, e.Hi, c.Get("family"), c.Get("services"))

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,6 +56,29 @@ func TestMissedAims(t *testing.T) {
 		if strings.Contains(got, wrong) {
 			t.Errorf("%q in:\n%s", wrong, got)
 		}
+	}
+}
+
+// Each aim that was measured is judged, with the cases that it is for.
+func TestJudgedAims(t *testing.T) {
+	s := &sheet.Sheet{}
+	for way, p50 := range map[string]float64{Direct: 20_000, VIPTC: 18_600} {
+		add(s, batch.TCPRR, way, p50, p50)
+	}
+	for way, p50 := range map[string]float64{"kube_proxy_iptables": 200_000, VIPTC: 93_000} {
+		add(s, batch.TCPCRR, way, p50, p50)
+	}
+	s.Add(Case(batch.TCPRR, IPv6, 1, Direct), 0, 1, sheet.Value{Unit: figure, Value: 100})
+	s.Add(Case(batch.TCPRR, IPv6, 1, VIPTC), 0, 1, sheet.Value{Unit: figure, Value: 90}) // one round has no interval
+	s.Add(Case(batch.UDPConnectNew, IPv4, 1, VIPSocket), 0, 1, sheet.Value{Unit: extraUnit, Value: 400})
+	Explain(s)
+	want := []sheet.Aim{
+		{Part: Name, What: "vip_tc, TCP_RR: p50, x direct", Most: 0.92, Low: 0.9, High: 0.93, Open: 1, Missed: 1},
+		{Part: Name, What: "vip_tc, TCP_CRR: p50, x kube_proxy_iptables, services: 10000", Most: 0.47, Low: 0.465, High: 0.465, Met: 1},
+		{Part: Name, What: "UDP_CONNECT_NEW to a VIP: p50, more than by no_hook", Unit: extraUnit, Most: 350, Low: 400, High: 400, Open: 1},
+	}
+	if got := s.Aims(); !slices.Equal(got, want) {
+		t.Errorf("judged %+v, want %+v", got, want)
 	}
 }
 

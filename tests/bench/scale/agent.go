@@ -82,7 +82,9 @@ func tellAims(s *sheet.Sheet, services int) {
 	told, resident := of("told", "load-s"), of("agent_start", "rss-B")/1e6
 	aims := fmt.Sprintf("the aims for %s services, %g s and %d MB, are %s and %s", grouped(aimServices), aimSeconds, aimMegabytes,
 		verdict[told <= aimSeconds], verdict[resident <= aimMegabytes])
-	if services != aimServices {
+	if services == aimServices {
+		judge(s)
+	} else {
 		aims = fmt.Sprintf("the aims are for %s services", grouped(aimServices))
 	}
 	s.Note(Name, "%s services of %d backends are in the maps %.3f s after the registry tells of them (catalog %.3f s, maps %.3f s), and the agent's resident memory is %.0f MB; %s.",
@@ -91,6 +93,18 @@ func tellAims(s *sheet.Sheet, services int) {
 		of("agent_start", "load-s"), of("agent_start", "programs-s"), of("agent_start", "fill-s"), (services+agentTogether-1)/agentTogether, of("agent_apply", "load-s"))
 	s.Note(Name, "Of the agent's %.0f MB, %.0f MB are its own heap, and the others what can be read again or is the kernel's: the program, the store's database, and the parts of the maps that it writes.",
 		resident, of("agent_start", "rss-anonymous-B")/1e6)
+}
+
+// judge compares with the aims what was measured of so many services.
+func judge(s *sheet.Sheet) {
+	what := fmt.Sprintf("%s services of %d backends", grouped(aimServices), agentBackends)
+	load := sheet.Aim{Part: Name, What: what + ": from the registry to the maps", Unit: "s", Most: aimSeconds}
+	load.Found(s.Median(agentCase(aimServices, "told"), "load-s"))
+	s.Judge(load)
+	resident := sheet.Aim{Part: Name, What: what + ": resident memory of an agent after its start", Unit: "MB", Most: aimMegabytes}
+	e := s.Median(agentCase(aimServices, "agent_start"), "rss-B")
+	resident.Found(sheet.Estimate{Center: e.Center / 1e6, Lo: e.Lo / 1e6, Hi: e.Hi / 1e6, Rounds: e.Rounds})
+	s.Judge(resident)
 }
 
 // oneAgent gives an agent its services by its API, and then has it start with them, its maps being empty.

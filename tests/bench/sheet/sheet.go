@@ -25,6 +25,7 @@ type Sheet struct {
 	samples   []Sample
 	latencies []Latency
 	notes     []Note
+	aims      []Aim
 }
 
 // About is one line of configuration, such as {"kernel", "6.18.0"}.
@@ -248,13 +249,14 @@ type stored struct {
 	Samples   []Sample
 	Latencies []Latency
 	Notes     []Note
+	Aims      []Aim
 }
 
 // Save writes all of the sheet as JSON, from which Load makes it again.
 func (s *Sheet) Save(w io.Writer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := json.NewEncoder(w).Encode(stored{s.About, s.samples, s.latencies, s.notes}); err != nil {
+	if err := json.NewEncoder(w).Encode(stored{s.About, s.samples, s.latencies, s.notes, s.aims}); err != nil {
 		return fmt.Errorf("save results: %w", err)
 	}
 	return nil
@@ -266,5 +268,5 @@ func Load(r io.Reader) (*Sheet, error) {
 	if err := json.NewDecoder(r).Decode(&all); err != nil {
 		return nil, fmt.Errorf("load results: %w", err)
 	}
-	return &Sheet{About: all.About, samples: all.Samples, latencies: all.Latencies, notes: all.Notes}, nil
+	return &Sheet{About: all.About, samples: all.Samples, latencies: all.Latencies, notes: all.Notes, aims: all.Aims}, nil
 }
