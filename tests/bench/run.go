@@ -32,7 +32,9 @@ type one struct {
 var parts = []one{
 	{kernel.Name, kernel.Run},
 	{path.Name, func(ctx context.Context, env part.Env) error {
-		return path.Run(ctx, env, peers.Makers(env.Peers)...)
+		err := path.Run(ctx, env, peers.Makers(env.Peers)...)
+		peers.Explain(env.Sheet)
+		return err
 	}},
 	{scale.Name, scale.Run}, {control.Name, control.Run},
 }

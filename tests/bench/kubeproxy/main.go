@@ -105,9 +105,10 @@ type programmed struct {
 	// VIP is that of the measured services whose rules lie closest to the middle of all: kube-proxy's iptables
 	// rules are held against a new connection one by one, in an order that changes from run to run.
 	VIP netip.Addr
-	// Before are the shares of all rules, from 0 to 1, that come before those of the VIP's ports where new
-	// connections are measured; none: there is no order.
-	Before []float64 `json:",omitempty"`
+	// Rules are how many lead to services, and Before are those of them that come before the rules of the VIP's ports
+	// where new connections are measured; none: there is no order.
+	Rules  int   `json:",omitempty"`
+	Before []int `json:",omitempty"`
 }
 
 func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
@@ -124,7 +125,7 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 		if err := json.Unmarshal(lines.Bytes(), &wanted); err != nil {
 			return fmt.Errorf("read order: %w", err)
 		}
-		if err := answers.Encode(p.services(wanted.Services)); err != nil {
+		if err := answers.Encode(p.services(ctx, wanted.Services)); err != nil {
 			return err
 		}
 	}

@@ -117,24 +117,41 @@ func configure(mode string) *config.KubeProxyConfiguration {
 }
 
 // services sees to it that there are n services, the measured ones among them.
-func (p *proxy) services(n int) (a answer) {
+func (p *proxy) services(ctx context.Context, n int) (a answer) {
 	for _, f := range p.families {
-		start := time.Now()
-		if err := p.grow(f, n); err != nil {
+		done, err := p.program(ctx, f, n)
+		if err != nil {
 			a.Error = fmt.Sprintf("program %s: %v", f.name, err)
 			break
-		}
-		done := programmed{Family: f.name, Seconds: time.Since(start).Seconds(), VIP: f.measured.vip}
-		if f.rules != nil {
-			var vips []netip.Addr
-			for i := range f.ours {
-				vips = append(vips, plus(f.measured.vip, i))
-			}
-			done.VIP, done.Before = middle(f.rules.places, vips, f.fresh)
 		}
 		a.Families = append(a.Families, done)
 	}
 	return a
+}
+
+// program does so for one family. That the kernel has all of them is not taken on trust.
+func (p *proxy) program(ctx context.Context, f *family, n int) (programmed, error) {
+	start := time.Now()
+	if err := p.grow(f, n); err != nil {
+		return programmed{}, err
+	}
+	done := programmed{Family: f.name, Seconds: time.Since(start).Seconds(), VIP: f.measured.vip}
+	in, err := f.installed(ctx)
+	if err != nil {
+		return done, err
+	}
+	if len(in.vips) != n {
+		return done, fmt.Errorf("the kernel has rules for %d of %d services", len(in.vips), n)
+	}
+	if f.rules != nil {
+		var vips []netip.Addr
+		for i := range f.ours {
+			vips = append(vips, plus(f.measured.vip, i))
+		}
+		done.Rules = in.count
+		done.VIP, done.Before = in.middle(vips, f.fresh)
+	}
+	return done, nil
 }
 
 // grow tells the proxier of services until there are n, and has it write its rules; n is never less than before.

@@ -1,46 +1,83 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"fmt"
 	"math"
 	"net/netip"
 	"strconv"
 	"strings"
 
+	v1 "k8s.io/api/core/v1"
 	utiliptables "k8s.io/kubernetes/pkg/util/iptables"
+	"sigs.k8s.io/knftables"
 )
 
-// rules is iptables, watched: what was written last, and whether it was taken.
+// rules is iptables, watched: whether what was written last was taken.
 type rules struct {
 	utiliptables.Interface
-	places map[netip.AddrPort]float64
-	err    error // of the last write
+	err error
 }
 
 // RestoreAll is all that a proxier writes its services' rules with.
 func (r *rules) RestoreAll(data []byte, flush utiliptables.FlushFlag, counters utiliptables.RestoreCountersFlag) error {
-	r.places = placesOf(string(data))
 	r.err = r.Interface.RestoreAll(data, flush, counters)
 	return r.err
 }
 
-// placesOf reads the input of iptables-restore: for each VIP and TCP port, the share of all services' rules that
-// comes before its own.
-func placesOf(data string) map[netip.AddrPort]float64 {
-	places := map[netip.AddrPort]float64{}
-	count := 0
-	for line := range strings.Lines(data) {
+// installed is what the kernel has of a family's services.
+type installed struct {
+	vips  map[netip.Addr]bool // that lead somewhere
+	count int                 // rules that do, of iptables
+	// before says for each VIP and TCP port how many of these rules come before its own.
+	before map[netip.AddrPort]int
+}
+
+// installed asks the kernel, by way of iptables-save or nft.
+func (f *family) installed(ctx context.Context) (installed, error) {
+	if f.rules != nil {
+		var saved bytes.Buffer
+		if err := f.rules.SaveInto(utiliptables.TableNAT, &saved); err != nil {
+			return installed{}, fmt.Errorf("read rules: %w: %s", err, saved.Bytes())
+		}
+		return parseRules(saved.String()), nil
+	}
+	in := installed{vips: map[netip.Addr]bool{}}
+	nft, err := knftables.New(map[v1.IPFamily]knftables.Family{
+		v1.IPv4Protocol: knftables.IPv4Family, v1.IPv6Protocol: knftables.IPv6Family,
+	}[f.name], "kube-proxy")
+	if err != nil {
+		return in, err
+	}
+	elements, err := nft.ListElements(ctx, "map", "service-ips") // as pkg/proxy/nftables calls it
+	if err != nil {
+		return in, fmt.Errorf("read map of services: %w", err)
+	}
+	for _, e := range elements {
+		addr, err := netip.ParseAddr(e.Key[0])
+		if err != nil {
+			return in, fmt.Errorf("read map of services: %w", err)
+		}
+		in.vips[addr] = true
+	}
+	return in, nil
+}
+
+// parseRules reads what iptables-save says of the table nat.
+func parseRules(saved string) installed {
+	in := installed{vips: map[netip.Addr]bool{}, before: map[netip.AddrPort]int{}}
+	for line := range strings.Lines(saved) {
 		if !strings.HasPrefix(line, "-A KUBE-SERVICES ") || !strings.Contains(line, " -j KUBE-SVC-") {
 			continue
 		}
 		if to, ok := destination(line); ok {
-			places[to] = float64(count)
+			in.vips[to.Addr()] = true
+			in.before[to] = in.count
 		}
-		count++
+		in.count++
 	}
-	for to := range places {
-		places[to] /= float64(count)
-	}
-	return places
+	return in
 }
 
 // destination is what a rule for TCP matches.
@@ -54,24 +91,25 @@ func destination(rule string) (netip.AddrPort, bool) {
 		}
 		return ""
 	}
-	addr, err := netip.ParseAddr(value("-d"))
-	if err != nil || value("-p") != "tcp" {
+	addr, err := netip.ParsePrefix(value("-d"))
+	if err != nil || !addr.IsSingleIP() || value("-p") != "tcp" {
 		return netip.AddrPort{}, false
 	}
 	port, err := strconv.ParseUint(value("--dport"), 10, 16)
-	return netip.AddrPortFrom(addr, uint16(port)), err == nil
+	return netip.AddrPortFrom(addr.Addr(), uint16(port)), err == nil
 }
 
-// middle chooses the VIP of which the rule that is farthest from the middle is closest to it.
-func middle(places map[netip.AddrPort]float64, vips []netip.Addr, ports []uint16) (vip netip.Addr, before []float64) {
+// middle chooses the VIP of which the rule that is farthest from the middle is closest to it, and tells how many
+// rules come before those of its ports.
+func (in installed) middle(vips []netip.Addr, ports []uint16) (vip netip.Addr, before []int) {
 	least := math.Inf(1)
 	for _, v := range vips {
-		var its []float64
+		var its []int
 		farthest := 0.0
 		for _, port := range ports {
-			place := places[netip.AddrPortFrom(v, port)]
+			place := in.before[netip.AddrPortFrom(v, port)]
 			its = append(its, place)
-			farthest = max(farthest, math.Abs(place-0.5))
+			farthest = max(farthest, math.Abs(float64(place)-float64(in.count)/2))
 		}
 		if farthest < least {
 			least, vip, before = farthest, v, its

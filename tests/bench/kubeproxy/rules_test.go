@@ -6,30 +6,31 @@ import (
 	"testing"
 )
 
-// restored is what kube-proxy v1.37 writes, shortened.
-const restored = `*filter
+// saved is what iptables-save says of kube-proxy v1.37's rules, shortened.
+const saved = `*nat
+:PREROUTING ACCEPT [0:0]
 :KUBE-SERVICES - [0:0]
--A KUBE-SERVICES -m comment --comment "bench/gone has no endpoints" -m tcp -p tcp -d 10.96.0.9 --dport 80 -j REJECT
-COMMIT
-*nat
-:KUBE-SERVICES - [0:0]
--A KUBE-SERVICES -m comment --comment "bench/other-1 cluster IP" -m tcp -p tcp -d 10.97.0.2 --dport 80 -j KUBE-SVC-A
--A KUBE-SERVICES -m comment --comment "bench/a:UDP cluster IP" -m udp -p udp -d 10.96.0.11 --dport 7000 -j KUBE-SVC-B
--A KUBE-SVC-B -m tcp -p tcp -d 10.96.0.11 --dport 7000 ! -s 10.9.0.0/16 -j KUBE-MARK-MASQ
--A KUBE-SERVICES -m tcp -p tcp -d 10.96.0.11 --dport 7000 -j KUBE-SVC-C
--A KUBE-SERVICES -m comment --comment "bench/b cluster IP" -m tcp -p tcp -d 10.96.0.10 --dport 7000 -j KUBE-SVC-D
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-SERVICES -d 10.97.0.2/32 -p tcp -m comment --comment "bench/other-1:tcp-80 cluster IP" -m tcp --dport 80 -j KUBE-SVC-A
+-A KUBE-SERVICES -d 10.96.0.11/32 -p udp -m comment --comment "bench/b:udp-7000 cluster IP" -m udp --dport 7000 -j KUBE-SVC-B
+-A KUBE-SVC-B ! -s 10.9.0.0/16 -d 10.96.0.11/32 -p udp -m udp --dport 7000 -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -d 10.96.0.11/32 -p tcp -m comment --comment "bench/b:tcp-7000 cluster IP" -m tcp --dport 7000 -j KUBE-SVC-C
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m comment --comment "bench/a:tcp-7000 cluster IP" -m tcp --dport 7000 -j KUBE-SVC-D
 -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
 COMMIT
 `
 
-func TestPlaces(t *testing.T) {
-	places := placesOf(restored)
+func TestParseRules(t *testing.T) {
+	in := parseRules(saved)
 	a, b := netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("10.96.0.11")
-	if len(places) != 3 || places[netip.AddrPortFrom(b, 7000)] != 0.5 || places[netip.AddrPortFrom(a, 7000)] != 0.75 {
-		t.Errorf("places: %v", places)
+	if len(in.before) != 3 || in.before[netip.AddrPortFrom(b, 7000)] != 2 || in.before[netip.AddrPortFrom(a, 7000)] != 3 {
+		t.Errorf("places: %v", in.before)
 	}
-	vip, before := middle(places, []netip.Addr{a, b}, []uint16{7000})
-	if vip != b || !slices.Equal(before, []float64{0.5}) {
+	if in.count != 4 || len(in.vips) != 3 || !in.vips[a] || !in.vips[b] {
+		t.Errorf("%d rules for %v", in.count, in.vips)
+	}
+	vip, before := in.middle([]netip.Addr{a, b}, []uint16{7000})
+	if vip != b || !slices.Equal(before, []int{2}) {
 		t.Errorf("in the middle: %s, %v", vip, before)
 	}
 }

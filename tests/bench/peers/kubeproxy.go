@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/sluice-net/sluice/tests/bench/load/batch"
 	"github.com/sluice-net/sluice/tests/bench/part"
@@ -38,7 +37,8 @@ type kubeProxyFamily struct {
 	Family  path.Family
 	Seconds float64
 	VIP     netip.Addr
-	Before  []float64
+	Rules   int
+	Before  []int
 }
 
 // The commands of iptables that kube-proxy runs.
@@ -145,21 +145,23 @@ func (k *kubeProxy) Services(ctx context.Context, n int) error {
 		} else {
 			k.v6 = f.VIP
 		}
-		k.programmed(string(f.Family), n, sheet.Value{Unit: "load-s", Value: f.Seconds},
-			sheet.Value{Unit: "rss-B", Value: usage.Resident})
-		if len(f.Before) > 0 && n > 1 {
-			k.env.Sheet.Note(path.Name, "%s with %d services over %s: %s of all rules come before those of the VIP and of the ports "+
-				"that TCP_CRR and TCP_CONNECT call.", k.name, n, f.Family, shares(f.Before))
-		}
+		k.programmed(string(f.Family), n, append(placed(f), sheet.Value{Unit: "load-s", Value: f.Seconds},
+			sheet.Value{Unit: "rss-B", Value: usage.Resident})...)
 	}
 	k.stood = n
 	return nil
 }
 
-func shares(list []float64) string {
-	var texts []string
-	for _, v := range list {
-		texts = append(texts, fmt.Sprintf("%.0f %%", 100*v))
+// Units of how many rules of iptables lead to services, and how many of them come before the one that TCP_CRR meets.
+const (
+	rulesUnit  = "rules"
+	beforeUnit = "rules-before-crr"
+)
+
+// placed are these figures of a family; none: its rules have no order.
+func placed(f kubeProxyFamily) []sheet.Value {
+	if len(f.Before) == 0 {
+		return nil
 	}
-	return strings.Join(texts, " and ")
+	return []sheet.Value{{Unit: rulesUnit, Value: float64(f.Rules)}, {Unit: beforeUnit, Value: float64(f.Before[0])}}
 }

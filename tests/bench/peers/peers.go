@@ -106,9 +106,13 @@ func endpoints() []endpoint {
 
 // programmed enters how long services took to be in force, in one family or (family is "") in both.
 func (p *pair) programmed(family string, n int, values ...sheet.Value) {
-	keys := []any{"services", n, "backends", n * backends, "way", p.name, "step", "program"}
+	p.env.Sheet.Add(programCase(p.name, family, n), 0, n, values...)
+}
+
+func programCase(way, family string, n int) sheet.Case {
+	keys := []any{"services", n, "backends", n * backends, "way", way, "step", "program"}
 	if family != "" {
 		keys = append([]any{"family", family}, keys...)
 	}
-	p.env.Sheet.Add(sheet.Of("Scale", keys...), 0, n, values...)
+	return sheet.Of("Scale", keys...)
 }
