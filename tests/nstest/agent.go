@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -180,6 +183,27 @@ func (n *Node) Sluice(ctx context.Context, stdin string, args ...string) ([]byte
 		return out, fmt.Errorf("sluice %s: %w: %s%s", strings.Join(args[2:], " "), err, said.Bytes(), out)
 	}
 	return out, nil
+}
+
+// Metrics returns what the agent tells of itself and of its programs, in Prometheus's text format.
+func (n *Node) Metrics(ctx context.Context) (string, error) {
+	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", n.Socket())
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sluiced/v1/metrics", nil)
+	if err != nil {
+		return "", err
+	}
+	res, err := (&http.Client{Transport: t}).Do(req)
+	if err != nil {
+		return "", fmt.Errorf("ask for metrics: %w", err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("ask for metrics: %s: %s", res.Status, text)
+	}
+	return string(text), err
 }
 
 // API is a client of the node's agent.

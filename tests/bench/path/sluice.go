@@ -79,12 +79,13 @@ func Sluice(ctx context.Context, lab *nstest.Lab, settings nstest.Settings, cpu 
 		return nil, err
 	}
 	pids, stalls := []int{pid}, stalls()
-	return []Way{
+	ways = []Way{
 		&fixed{Container, inside, server.V4, server.V6, pids, m.grow, end},
 		&fixed{VIPSocket, inside, stalls[0].v4, stalls[0].v6, pids, m.grow, end},
 		&fixed{VIPTC, outside, stalls[1].v4, stalls[1].v6, pids, m.grow, end},
 		&fixed{NoHook, outside, server.V4, server.V6, nil, m.grow, end},
-	}, nil
+	}
+	return ways, prove(ctx, node, ways[:3])
 }
 
 // market is a node's services.
