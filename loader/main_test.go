@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// ownPrefix begins the names of the cgroups and bpffs mounts that tests make. The process's id follows it, so that
-// the next run knows whose they are.
+// ownPrefix begins the names of the cgroups and the directories of bpffs mounts that tests make. The process's id
+// follows it, so that the next run knows whose they are. (Linux 5.10 forgets what a bpffs was mounted as.)
 const ownPrefix = "sluice-loader-test-"
 
 func owner() string { return fmt.Sprintf("%s%d-", ownPrefix, os.Getpid()) }
@@ -54,13 +54,13 @@ func sweepOrphans() error {
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		at, what, ok := strings.Cut(lines.Text(), " - ") // proc_pid_mountinfo(5)
 		place, fs := strings.Fields(at), strings.Fields(what)
-		if !ok || len(place) < 5 || len(fs) < 2 || fs[0] != "bpf" || !orphaned(fs[1]) {
+		if !ok || len(place) < 5 || len(fs) < 1 || fs[0] != "bpf" || !orphaned(filepath.Base(place[4])) {
 			continue
 		}
 		if err := unix.Unmount(place[4], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) { // another run's sweep
 			errs = append(errs, fmt.Errorf("unmount %s: %w", place[4], err))
 		}
-		_, _ = os.Remove(place[4]), os.Remove(filepath.Dir(place[4]))
+		_ = os.Remove(place[4])
 	}
 	for _, root := range cgroupRoots() {
 		dirs, _ := filepath.Glob(filepath.Join(root, ownPrefix+"*"))
@@ -85,13 +85,14 @@ func TestSweepOrphans(t *testing.T) {
 	if err := os.Mkdir(dead, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	mount := filepath.Join(t.TempDir(), "mount")
+	mount := filepath.Join(t.TempDir(), name+"x")
 	if err := os.Mkdir(mount, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount(name, mount, "bpf", 0, ""); err != nil {
+	if err := unix.Mount("bpf", mount, "bpf", 0, ""); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = unix.Unmount(mount, unix.MNT_DETACH) }) // of a test that fails
 	if err := sweepOrphans(); err != nil {
 		t.Error(err)
 	}

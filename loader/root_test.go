@@ -46,18 +46,32 @@ func newNode(t testing.TB) *node {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
-	mount := t.TempDir()
-	if err := unix.Mount(owner(), mount, "bpf", 0, ""); err != nil {
+	n := &node{t: t, bpffs: filepath.Join(mountBPF(t), "sluice")}
+	n.cgroup = newCgroup(t)
+	return n
+}
+
+// mountBPF makes a bpf filesystem, for as long as the test runs.
+func mountBPF(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", owner())
+	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, bpffs: filepath.Join(mount, "sluice")}
 	t.Cleanup(func() {
-		if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
+		if err := os.Remove(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	n.cgroup = newCgroup(t)
-	return n
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // cgroupRoots are where cgroup2 may be mounted.

@@ -13,13 +13,15 @@ CACHE=${CACHE:-$HOME/.cache/sluice-kernels}
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 BOOT_SECONDS=${BOOT_SECONDS:-900}
 export SLUICE_MODEL_PACKETS=${SLUICE_MODEL_PACKETS:-20000}
-MODULES='veth sch_ingress cls_bpf'
+# The last two end sockets, see loader/sweep.go; on a node the kernel loads them when it is asked.
+MODULES='veth sch_ingress cls_bpf tcp_diag udp_diag'
 here=$(cd "$(dirname "$0")" && pwd)
 
-# fetch RELEASE: its cloud kernel into $CACHE/RELEASE: vmlinuz, version, NN-NAME.ko in order.
+# fetch RELEASE: its cloud kernel into $CACHE/RELEASE: vmlinuz, version, modules/NN-NAME.ko in order, and
+# what these were chosen by.
 fetch() {
   local release=$1 dir=$CACHE/$1 apt package version module n=0
-  [ ! -e "$dir/version" ] || return 0
+  [ "$(cat "$dir/chosen" 2>/dev/null)" != "$MODULES" ] || return 0
   apt=$work/apt
   rm -rf "$apt" "$dir"
   mkdir -p "$apt"/{lists,archives}/partial "$apt/root" "$dir/modules"
@@ -52,6 +54,7 @@ fetch() {
   done <"$apt/order"
   cp "$apt/root/boot/vmlinuz-$version" "$dir/vmlinuz"
   echo "$version" >"$dir/version"
+  echo "$MODULES" >"$dir/chosen"
   rm -rf "$apt"
 }
 
