@@ -19,8 +19,11 @@ type sockDiag struct {
 	cookie uint64 // of the namespace; 0: the kernel tells none
 }
 
-// errNoDiag means that the kernel lacks INET_TCP_DIAG or INET_UDP_DIAG.
-var errNoDiag = errors.New("the kernel lists no sockets of the protocol")
+// Why a kernel cannot end sockets of a protocol.
+var (
+	errNoDiag    = errors.New("it cannot list them: load module tcp_diag or udp_diag (CONFIG_INET_DIAG), then start the agent again")
+	errNoDestroy = errors.New("it is built without CONFIG_INET_DIAG_DESTROY")
+)
 
 // Of linux/inet_diag.h.
 const (
@@ -120,7 +123,10 @@ func (d *sockDiag) list(family, proto uint8, peers []netip.AddrPort, found map[s
 func (d *sockDiag) end(family, proto uint8, id []byte) error {
 	r := d.request(nl.SOCK_DESTROY, unix.NLM_F_ACK, family, proto, id)
 	_, err := r.Execute(unix.NETLINK_INET_DIAG, 0)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return errNoDestroy
+	case err != nil && !errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("destroy socket: %w", err)
 	}
 	return nil

@@ -303,10 +303,9 @@ func (s *sweeper) destroy(ctx context.Context, d *sockDiag, found map[sockKey]bo
 			continue
 		}
 		err := d.destroy(ctx, proto, peers, found)
-		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, errNoDiag) {
+		if errors.Is(err, errNoDestroy) || errors.Is(err, errNoDiag) {
 			s.unable[protocolName(proto)] = true
-			s.l.o.Logger.Warn("the kernel cannot end sockets whose backend is gone "+
-				"(CONFIG_INET_DIAG_DESTROY): they end with their next packet, or time out",
+			s.l.o.Logger.Warn("the kernel cannot end sockets whose backend is gone: they end with their next packet, or time out",
 				"protocol", protocolName(proto), "error", err)
 			continue
 		}
