@@ -148,7 +148,9 @@ func (a *agent) open(ctx context.Context) (err error) {
 	a.hub = registry.NewHub(a.store, registry.HubOptions{})
 	a.guard.Room = newRoom(a.store, a.catalog)
 	a.checker = a.newChecker()
-	a.eureka = a.newEureka()
+	if a.eureka, err = a.newEureka(); err != nil {
+		return err
+	}
 	if err := a.openDNS(); err != nil {
 		return err
 	}

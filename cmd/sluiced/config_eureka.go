@@ -23,7 +23,8 @@ type eurekaConfig struct {
 	Plain     bool       // do without it there: tokens can be read on their way
 	Namespace string     // of all applications
 	// Peers are servers of other registries that are told what clients do here; see eureka.ParsePeer.
-	Peers []*url.URL
+	Peers  []*url.URL
+	PeerCA string // PEM file of whom https peers' certificates come from; "": whom the system trusts
 }
 
 func defaultEureka() eurekaConfig {
@@ -46,6 +47,7 @@ func (e *eurekaConfig) schema(d *document) decoder {
 		"plain":     d.boolean(&e.Plain),
 		"namespace": d.text(&e.Namespace),
 		"peers":     list(d, &e.Peers, eureka.ParsePeer),
+		"peerCA":    d.text(&e.PeerCA),
 	})
 }
 
@@ -61,9 +63,13 @@ func (e *eurekaConfig) check(d *document) {
 	}
 }
 
-// checkPeers wants every peer to be another server, and once. own are the node's addresses, as far as they are given. A
+// checkPeers wants every peer to be another server, and once, and a CA to be of use. own are the node's addresses, as far as they are given. A
 // name that leads here is found out when the server is asked.
 func (e *eurekaConfig) checkPeers(d *document, own []netip.Addr) {
+	checkFile(d, "eureka.peerCA", &e.PeerCA)
+	if e.PeerCA != "" && !slices.ContainsFunc(e.Peers, func(u *url.URL) bool { return u.Scheme == "https" }) {
+		d.fail("eureka.peerCA", "of no use: none of eureka.peers is https")
+	}
 	seen := map[string]bool{}
 	for i, u := range e.Peers {
 		key, name := fmt.Sprintf("eureka.peers[%d]", i), eureka.PeerName(u)

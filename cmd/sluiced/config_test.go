@@ -69,7 +69,7 @@ events:     {rate: 50, sample: 7}
 api:        {listen: ["192.0.2.1:443"], nodeLocal: false, tls: {cert: /c.pem, key: /k.pem, clientCA: /a.pem}}
 access:     {tokens: /t/}
 health:     {exec: true}
-eureka:     {enabled: false, nodeLocal: false, listen: ["192.0.2.1:1"], tls: {cert: /c/, key: /k, clientCA: /ca}, plain: false, namespace: n, peers: ["https://u:p@Peer.test/eureka/v2"]}
+eureka:     {enabled: false, nodeLocal: false, listen: ["192.0.2.1:1"], tls: {cert: /c/, key: /k, clientCA: /ca}, plain: false, namespace: n, peers: ["https://u:p@Peer.test/eureka/v2"], peerCA: /p/}
 dns:
   {enabled: false, listen: ["127.0.0.1:5353"], domain: d.test, ttl: 30, upstreams: [192.0.2.53, "[2001:db8::53]:5353", /r/resolv.conf], cache: 0}
 metrics:    {listen: "[::1]:1"}
@@ -105,6 +105,7 @@ metrics:    {listen: "[::1]:1"}
 		Listen: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:1")}, TLS: access.TLS{Cert: "/c", Key: "/k", ClientCA: "/ca"},
 		Namespace: "n",
 		Peers:     []*url.URL{{Scheme: "https", User: url.UserPassword("u", "p"), Host: "peer.test", Path: "/eureka/v2/"}},
+		PeerCA:    "/p",
 	}
 	want.DNS = dnsConfig{
 		Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5353")}, Domain: "d.test", TTL: 30,

@@ -15,15 +15,20 @@ import (
 )
 
 // newEureka returns nil where Eureka's clients are not to be answered.
-func (a *agent) newEureka() *eureka.Server {
-	if !a.config.Eureka.Enabled {
-		return nil
+func (a *agent) newEureka() (*eureka.Server, error) {
+	c := &a.config.Eureka
+	if !c.Enabled {
+		return nil, nil
+	}
+	transport, err := eureka.NewTransport(c.PeerCA)
+	if err != nil {
+		return nil, fmt.Errorf("eureka: %w", err)
 	}
 	return eureka.New(eureka.Options{
 		Source: a.hub, Registrar: a.store, Guard: a.guard,
-		Namespace: a.config.Eureka.Namespace, Node: a.node.Name, Peers: a.config.Eureka.Peers,
+		Namespace: c.Namespace, Node: a.node.Name, Peers: c.Peers, Transport: transport,
 		Logger: a.log.With("part", "eureka"),
-	})
+	}), nil
 }
 
 // peersCondition remarks on servers that are to be told of what Eureka's clients do here, and are not. It is no reason

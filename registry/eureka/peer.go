@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	afterNetwork = 100 * time.Millisecond // until a batch is sent again that did not arrive
+	afterNetwork = 100 * time.Millisecond // until a batch is sent again that did not arrive; twice as long each time
+	mostNetwork  = 2 * time.Second        // but no longer
 	afterBusy    = time.Second            // until one is that the peer had no time for
 
 	dialTimeout = time.Second
@@ -91,20 +92,11 @@ type peer struct {
 	// took is given what became of each task of a batch, in their order.
 	took func(context.Context, *peer, []*queued, []wire.Result)
 
+	lost time.Duration // the last pause because a batch did not arrive; 0: it did
+
 	mu    sync.Mutex // guards what follows
 	err   error
 	since time.Time
-}
-
-// newTransport connects to peers directly, and does not wait long for them.
-func newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSHandshakeTimeout: sendTimeout,
-		MaxIdleConnsPerHost: 2,
-		IdleConnTimeout:     90 * time.Second,
-		ForceAttemptHTTP2:   true,
-	}
 }
 
 // run tells the peer what is put into its queue until ctx ends. A batch waits until the one before has got through, so
@@ -141,6 +133,8 @@ func (p *peer) send(ctx context.Context, batch []*queued) (again time.Duration) 
 		err = fmt.Errorf("%w: %d results of %d tasks", errUnclear, len(results), len(batch))
 	}
 	p.reached(err)
+	lost := p.lost
+	p.lost = 0
 	switch {
 	case errors.Is(err, errRefused):
 		p.count(taskRefused, len(batch))
@@ -151,7 +145,8 @@ func (p *peer) send(ctx context.Context, batch []*queued) (again time.Duration) 
 		p.count(taskSent, len(batch))
 		return 0
 	case err != nil:
-		return afterNetwork
+		p.lost = min(max(afterNetwork, 2*lost), mostNetwork)
+		return p.lost
 	}
 	p.count(taskSent, len(batch))
 	p.took(ctx, p, batch, results)
@@ -222,7 +217,8 @@ func (p *peer) do(r *http.Request) (*http.Response, error) {
 	}
 	answer.Body.Close()
 	switch answer.StatusCode {
-	case http.StatusServiceUnavailable:
+	// The last two are what a proxy in front of a peer says while it is away.
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusGatewayTimeout:
 		return nil, fmt.Errorf("%w: it answers %s", errBusy, answer.Status)
 	case http.StatusLoopDetected:
 		if answer.Header.Get(senderHeader) == p.self {
@@ -246,7 +242,7 @@ func onTheWay(err error) error {
 	if errors.As(err, &slow) && slow.Timeout() {
 		return fmt.Errorf("%w: it has not answered in time", errBusy)
 	}
-	return err
+	return advise(err)
 }
 
 // reached notes whether the peer could be told, and logs when that changes.

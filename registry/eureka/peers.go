@@ -21,7 +21,7 @@ import (
 // newPeers returns those that are to be told of changes.
 func (s *Server) newPeers(urls []*url.URL, transport http.RoundTripper) []*peer {
 	if transport == nil {
-		transport = newTransport()
+		transport, _ = NewTransport("") // which reads no file
 	}
 	client := &http.Client{
 		Transport: transport,

@@ -171,11 +171,12 @@ func TestCaptured(t *testing.T) {
 		`{"appName":"SVC","id":"h1:svc:8080","action":"Cancel"}]}`)
 }
 
-// TestRetries: what does not arrive is sent again soon, what a peer has no time for later, and what it refuses never.
+// TestRetries: what does not arrive is sent again soon and then later and later, what a peer has no time for later at
+// once, and what it refuses never.
 func TestRetries(t *testing.T) {
 	for name, c := range map[string]struct {
 		fail    func(r *http.Request) (*http.Response, error)
-		between time.Duration // tries; 0: there is one
+		between time.Duration // the first two tries; 0: there is one
 		why     string
 	}{
 		"network": {func(*http.Request) (*http.Response, error) {
@@ -184,7 +185,9 @@ func TestRetries(t *testing.T) {
 		"reset": {func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "read", Err: errors.New("reset")}
 		}, 100 * time.Millisecond, "read: reset"},
-		"busy": {func(*http.Request) (*http.Response, error) { return coded(503), nil }, time.Second, "has no time: it answers 503 Service Unavailable"},
+		"busy":  {func(*http.Request) (*http.Response, error) { return coded(503), nil }, time.Second, "has no time: it answers 503 Service Unavailable"},
+		"often": {func(*http.Request) (*http.Response, error) { return coded(429), nil }, time.Second, "has no time: it answers 429 Too Many Requests"},
+		"away":  {func(*http.Request) (*http.Response, error) { return coded(502), nil }, time.Second, "has no time: it answers 502 Bad Gateway"},
 		"silent": {func(r *http.Request) (*http.Response, error) {
 			<-r.Context().Done()
 			return nil, r.Context().Err()
@@ -226,8 +229,12 @@ func TestRetries(t *testing.T) {
 					t.Fatalf("%d tries, want 4", len(times))
 				}
 				for i := range 3 {
-					if d := times[i+1].Sub(times[i]); d != c.between {
-						t.Errorf("try %d came after %v, want %v", i+1, d, c.between)
+					want := c.between
+					if want == afterNetwork {
+						want <<= i
+					}
+					if d := times[i+1].Sub(times[i]); d != want {
+						t.Errorf("try %d came after %v, want %v", i+1, d, want)
 					}
 				}
 				want := "Register SVC/i, StatusUpdate SVC/i"
@@ -241,6 +248,41 @@ func TestRetries(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPeerAway: one that cannot be reached for long is tried every two seconds, and soon again once it was reached.
+func TestPeerAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer := newStock(t)
+		j := join(t, newMemory(), peer, stockURL)
+		tries, away := 0, true
+		peer.before = func(int, *http.Request) (*http.Response, error) {
+			if tries++; away {
+				return nil, errors.New("unreachable")
+			}
+			return nil, nil
+		}
+		heartbeats := func(d time.Duration) {
+			for ; d > 0; d -= 5 * time.Second {
+				j.ask(200, "PUT", "/apps/SVC/i", "", "")
+				pass(5 * time.Second)
+			}
+		}
+		j.ask(204, "POST", "/apps/SVC", registration("i", 7), "")
+		heartbeats(time.Minute)
+		if tries < 30 || tries > 36 {
+			t.Errorf("tried %d times in a minute", tries)
+		}
+		away = false
+		heartbeats(10 * time.Second)
+		check(t, "there", peer.has("SVC/i"), "UP ")
+		away, tries = true, 0
+		j.ask(200, "PUT", "/apps/SVC/i", "", "")
+		pass(1900 * time.Millisecond)
+		if tries != 4 { // after 500, 600, 800 and 1200 ms
+			t.Errorf("tried %d times in 1.9 s", tries)
+		}
+	})
 }
 
 // TestResults: a peer that does not know an instance is told it whole, and what it knows better is taken from it; not so
