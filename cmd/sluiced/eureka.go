@@ -26,7 +26,7 @@ func (a *agent) newEureka() (*eureka.Server, error) {
 	}
 	return eureka.New(eureka.Options{
 		Source: a.hub, Registrar: a.store, Guard: a.guard,
-		Namespace: c.Namespace, Node: a.node.Name, Peers: c.Peers, Transport: transport,
+		Namespace: c.Namespace, Node: a.node.Name, Peers: c.Peers, Transport: transport, Registry: a.store.ID,
 		Logger: a.log.With("part", "eureka"),
 	}), nil
 }

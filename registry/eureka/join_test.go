@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluice-net/sluice/registry/eureka"
 	"github.com/sluice-net/sluice/registry/eureka/eurekatest"
@@ -36,6 +37,29 @@ func TestJoin(t *testing.T) {
 		if p.Err != nil || strings.Contains(p.Name, eurekatest.Token) {
 			t.Errorf("the peer is told of as %+v", p)
 		}
+	}
+}
+
+// TestSharedRegistry: of two servers with one registry neither takes what the other tells, which says so.
+func TestSharedRegistry(t *testing.T) {
+	first, _ := start(t, nil)
+	peer, err := eureka.ParsePeer(strings.Replace(first.URL, "//", "//sluice:"+eurekatest.Token+"@", 1) + "/eureka")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := eurekatest.Start(t, &eureka.Options{
+		Source: first.Hub, Registrar: first.Store, Registry: first.Store.ID, Peers: []*url.URL{peer},
+	})
+	c := &client{t, second.URL + "/eureka", http.Header{"Accept": {"application/json"}}}
+	c.want(http.StatusNoContent, http.MethodPost, "/apps/A", body("A", "i", ""))
+	for deadline := time.Now().Add(20 * time.Second); second.Peers()[0].Err == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is said of the shared registry")
+		}
+	}
+	const want = "refuses: it shares its registry with this server: take it out of eureka.peers"
+	if got := second.Peers()[0].Err.Error(); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

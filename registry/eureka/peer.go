@@ -29,7 +29,10 @@ const (
 
 	// senderHeader holds what nobody but the server itself knows: what comes back with it was sent to itself.
 	senderHeader = "Sluice-Replication-Sender"
-	userAgent    = "sluice-eureka-replication"
+	// registryHeader tells which registry the sender's is. What is told within one would be done twice, and the second
+	// time when it is not true any more: a cancellation would end what has registered since.
+	registryHeader = "Sluice-Replication-Registry"
+	userAgent      = "sluice-eureka-replication"
 )
 
 // Why a batch did not get through.
@@ -40,6 +43,8 @@ var (
 	errUnclear = errors.New("does not answer task by task")
 	// errSelf: what was taken for a peer is this server. It goes with errRefused.
 	errSelf = errors.New("is this server itself: take it out of eureka.peers")
+	// errShared: what was taken for a peer has the same registry. It goes with errRefused.
+	errShared = errors.New("shares its registry with this server: take it out of eureka.peers")
 )
 
 // ParsePeer reads the URL of a peer as clients have it: http://HOST:PORT/eureka/, maybe with a user and a password,
@@ -80,15 +85,17 @@ type Peer struct {
 
 // peer is a server that is told of changes.
 type peer struct {
-	name   string
-	url    *url.URL // without the user
-	user   *url.Userinfo
-	self   string // for senderHeader
-	client *http.Client
-	queue  *taskQueue
-	now    func() time.Time
-	log    *slog.Logger
-	count  func(result string, n int)
+	name string
+	url  *url.URL // without the user
+	user *url.Userinfo
+	self string // for senderHeader
+	// registry is for registryHeader; "": it is not known yet.
+	registry func(context.Context) string
+	client   *http.Client
+	queue    *taskQueue
+	now      func() time.Time
+	log      *slog.Logger
+	count    func(result string, n int)
 	// took is given what became of each task of a batch, in their order.
 	took func(context.Context, *peer, []*queued, []wire.Result)
 
@@ -190,11 +197,13 @@ func (p *peer) request(ctx context.Context, method, path string, body []byte) (*
 		return nil, err
 	}
 	for name, value := range map[string]string{
-		"Accept": "application/json", "User-Agent": userAgent, senderHeader: p.self,
+		"Accept": "application/json", "User-Agent": userAgent, senderHeader: p.self, registryHeader: p.registry(ctx),
 		// By these the reference exempts other servers from its limits.
 		"DiscoveryIdentity-Name": "DefaultServer", "DiscoveryIdentity-Version": "1.0",
 	} {
-		r.Header.Set(name, value)
+		if value != "" {
+			r.Header.Set(name, value)
+		}
 	}
 	if len(body) > 0 {
 		r.Header.Set("Content-Type", "application/json")
@@ -223,6 +232,9 @@ func (p *peer) do(r *http.Request) (*http.Response, error) {
 	case http.StatusLoopDetected:
 		if answer.Header.Get(senderHeader) == p.self {
 			return nil, fmt.Errorf("%w: it %w", errRefused, errSelf)
+		}
+		if id := r.Header.Get(registryHeader); id != "" && answer.Header.Get(registryHeader) == id {
+			return nil, fmt.Errorf("%w: it %w", errRefused, errShared)
 		}
 	}
 	return nil, fmt.Errorf("%w: it answers %s", errRefused, answer.Status)

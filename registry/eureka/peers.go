@@ -37,7 +37,7 @@ func (s *Server) newPeers(urls []*url.URL, transport http.RoundTripper) []*peer 
 		plain.User = nil
 		list = append(list, &peer{
 			name: name, url: &plain, user: u.User, self: s.self, client: client, queue: newTaskQueue(count),
-			now: s.o.Now, log: s.log, count: count, took: s.took,
+			now: s.o.Now, log: s.log, count: count, took: s.took, registry: s.registryID,
 		})
 	}
 	return list
@@ -123,12 +123,34 @@ func (s *Server) took(ctx context.Context, p *peer, batch []*queued, results []w
 	}
 }
 
-// fromSelf reports whether a request comes from this server itself, and refuses it then.
-func (s *Server) fromSelf(q *request) bool {
-	if s.self == "" || q.Request.Header.Get(senderHeader) != s.self {
-		return false
+// registryID returns what tells the registry from others, "" while the store cannot say it. It is asked only where
+// peers are Sluice's own servers, or think so.
+func (s *Server) registryID(ctx context.Context) string {
+	s.identity.Lock()
+	defer s.identity.Unlock()
+	if s.id == "" && s.o.Registry != nil {
+		ctx, cancel := context.WithTimeout(ctx, settleTime)
+		defer cancel()
+		id, err := s.o.Registry(ctx)
+		if err != nil {
+			s.log.Debug("the registry cannot be told from others", "error", err)
+		}
+		s.id = id
 	}
-	q.Header().Set(senderHeader, s.self)
+	return s.id
+}
+
+// fromHere reports whether a request comes from this server itself or from one that shares its registry, and refuses
+// it then.
+func (s *Server) fromHere(q *request) bool {
+	header, sent := senderHeader, q.Request.Header.Get(senderHeader)
+	if s.self == "" || sent != s.self {
+		header, sent = registryHeader, q.Request.Header.Get(registryHeader)
+		if sent == "" || sent != s.registryID(q.Context()) {
+			return false
+		}
+	}
+	q.Header().Set(header, sent)
 	q.empty(http.StatusLoopDetected)
 	return true
 }

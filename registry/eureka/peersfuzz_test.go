@@ -88,7 +88,7 @@ func FuzzParsePeer(f *testing.F) {
 		if err != nil || again.String() != u.String() {
 			t.Fatalf("%q became %q, and that %v, %v", text, u, again, err)
 		}
-		p := &peer{url: u, user: u.User}
+		p := &peer{url: u, user: u.User, registry: func(context.Context) string { return "" }}
 		r, err := p.request(t.Context(), http.MethodGet, "apps/", nil)
 		if err != nil || !strings.HasSuffix(r.URL.Path, "/apps/") || r.URL.RawQuery != "" {
 			t.Errorf("%q makes the request %v, %v", text, r, err)

@@ -127,7 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{ResponseWriter: w, Request: r, caller: s.o.Guard.Caller(r)}
 	to := q.find()
 	defer func() { s.metrics.request(to.name, q.code) }()
-	if s.fromSelf(q) {
+	if s.fromHere(q) {
 		return
 	}
 	method := r.Method

@@ -55,6 +55,9 @@ type Options struct {
 	// Peers are servers of other registries that are told what clients do here, and whose instances are taken over at
 	// the start; see ParsePeer. None has the same PeerName as another.
 	Peers []*url.URL
+	// Registry returns what tells the registry from others; servers that share one are no peers of each other. nil: it
+	// is this server's alone.
+	Registry func(context.Context) (string, error)
 	// Transport reaches the peers; nil: directly.
 	Transport http.RoundTripper
 	// Now is the time, for tests; nil: the machine's.
@@ -74,6 +77,9 @@ type Server struct {
 	started time.Time
 	peers   []*peer
 	self    string // see senderHeader
+
+	identity sync.Mutex // guards id
+	id       string     // of the registry; "": not known yet
 
 	seed  maphash.Seed
 	order [64]sync.Mutex // of changes to one instance; by hash of its id

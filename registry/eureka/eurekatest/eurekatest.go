@@ -42,7 +42,7 @@ func Start(t testing.TB, o *eureka.Options, own ...netip.Addr) *Server {
 		options.Source = s.Hub
 	}
 	if options.Registrar == nil {
-		options.Registrar = s.Store
+		options.Registrar, options.Registry = s.Store, s.Store.ID
 	}
 	if options.Guard == nil {
 		options.Guard = guard(t, own)
