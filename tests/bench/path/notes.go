@@ -80,11 +80,15 @@ func (a aim) judge(s *sheet.Sheet, cases []sheet.Case) sheet.Aim {
 		what += ", services: " + a.services
 	}
 	judged := sheet.Aim{Part: Name, What: what, Most: a.most}
+	base := func(c sheet.Case) sheet.Case { return c.With("way", a.base) }
+	var mine []sheet.Case
 	for _, c := range cases {
 		if a.isFor(c) {
-			judged.Found(s.Ratio(c, c.With("way", a.base), figure))
+			judged.Found(s.Ratio(c, base(c), figure))
+			mine = append(mine, c)
 		}
 	}
+	judged.Together(s.RatioOfAll(mine, base, figure))
 	return judged
 }
 

@@ -20,6 +20,7 @@ type document struct {
 	Style    template.CSS
 	About    []sheet.About
 	Notes    []string
+	Overview []table
 	Noise    table
 	Sections []section
 }
@@ -37,7 +38,7 @@ func page(s *sheet.Sheet, sections []section) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := document{Style: template.CSS(pageStyle), About: facts(s), Noise: noiseTable(s), Sections: sections}
+	d := document{Style: template.CSS(pageStyle), About: facts(s), Overview: overview(s), Noise: noiseTable(s), Sections: sections}
 	for _, n := range s.Notes(about) {
 		d.Notes = append(d.Notes, n.Text)
 	}

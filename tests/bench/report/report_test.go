@@ -208,6 +208,7 @@ func TestHostile(t *testing.T) {
 	s.About = []sheet.About{{Key: "cpu" + evil, Value: evil + " | `x`"}}
 	s.Note("Path", "%s", evil+" | [x](javascript:y)")
 	s.Note("Ev"+evil, "%s", evil)
+	s.Judge(sheet.Aim{Part: evil, What: evil + " | [x](javascript:y)", Unit: evil, Met: 1})
 	for _, way := range []string{"direct", evil} {
 		for round := range 6 {
 			s.Add(sheet.Of("Path", "kind", evil, "services", 10, "way", way), round, 1, sheet.Value{Unit: "p50-ns", Value: 1})

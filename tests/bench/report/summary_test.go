@@ -49,3 +49,58 @@ func TestSummaryGaps(t *testing.T) {
 		t.Errorf("%s", out.String())
 	}
 }
+
+// What is read first has all rounds of a kind together, and says of few rounds that they tell nothing.
+func TestOverview(t *testing.T) {
+	s := sample(6)
+	for _, a := range []sheet.Aim{
+		{Part: "Path", What: "vip_tc, TCP_RR: p50, x direct", Most: 0.92, Low: 0.9, High: 1.01, Open: 3, Missed: 1,
+			All: &sheet.Estimate{Center: 1, Lo: 0.99, Hi: 1.02, Rounds: 24}},
+		{Part: "Control", What: "an answer: p99", Unit: "p99-ns", Most: 1e6, Low: 4e5, High: 4e5, Met: 5},
+		{Part: "Scale", What: "an agent", Unit: "MB", Most: 120, Low: 162, High: 162, Missed: 1},
+	} {
+		s.Judge(a)
+	}
+	var out strings.Builder
+	if err := Summary(s, &out); err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(out.String(), "## Where and how")
+	for _, want := range []string{
+		"AMD EPYC, Linux 6.18.0, commit abc1234.", "| way | TCP_RR, p50 |", "| direct, no Sluice | 1 (2", "| VIP by socket hook | **0.9",
+		" within noise |", "| loopback, the floor | **0.", ", 0.50** |",
+		"| Path: VIP by tc, TCP_RR: p50, x direct | 0.920 | **1.000 [0.990, 1.020] missed** | 0.900–1.010 | **3 open, 1 missed** |",
+		"| Control: an answer: p99 | 1 ms | - | 400 µs | **5 met** |", "| Scale: an agent | 120 MB | - | 162 MB | **1 missed** |",
+	} {
+		if !strings.Contains(first, want) {
+			t.Errorf("it does not say %q:\n%s", want, first)
+		}
+	}
+	if lines := strings.Count(first, "\n"); lines > 40 {
+		t.Errorf("%d lines are more than a screen:\n%s", lines, first)
+	}
+	_, html := write(t, s)
+	if !strings.Contains(html, `id="overview"`) || !strings.Contains(html, "3 open, 1 missed") {
+		t.Error("the page has no overview")
+	}
+	out.Reset()
+	if err := Summary(small(3), &out); err != nil || !strings.Contains(out.String(), "too few rounds to tell") {
+		t.Errorf("three rounds are judged: %v\n%s", err, out.String())
+	}
+}
+
+// What is folded is closed again, and an inequality is read as one.
+func TestFolded(t *testing.T) {
+	s := sample(6)
+	s.Note("Path", "p99 <= 5 ms, a < b, <b>, x<y")
+	var out strings.Builder
+	if err := Summary(s, &out); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), "<details>"); n != 5 || strings.Count(out.String(), "</details>") != n {
+		t.Errorf("%d folds", n)
+	}
+	if want := "- p99 <= 5 ms, a < b, &lt;b&gt;, x&lt;y"; !strings.Contains(out.String(), want) {
+		t.Errorf("it does not say %q", want)
+	}
+}

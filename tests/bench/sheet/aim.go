@@ -14,6 +14,8 @@ type Aim struct {
 	// Met and Missed are the cases whose whole interval is on one side of the aim; of those that are Open, the interval
 	// holds it.
 	Met, Open, Missed int
+	// All is over all rounds of all cases, where these may be taken together; nil: they may not.
+	All *Estimate
 }
 
 // Found adds a case, unless it was not measured.
@@ -32,6 +34,13 @@ func (a *Aim) Found(e Estimate) {
 		a.Missed++
 	default:
 		a.Open++
+	}
+}
+
+// Together sets what all cases came to, unless the rounds are too few.
+func (a *Aim) Together(e Estimate) {
+	if e.Rounds > 0 && !math.IsInf(e.Lo, 0) && !math.IsInf(e.Hi, 0) {
+		a.All = &e
 	}
 }
 

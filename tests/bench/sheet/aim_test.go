@@ -21,9 +21,15 @@ func TestAim(t *testing.T) {
 	} {
 		a.Found(e)
 	}
+	a.Together(Estimate{0.9, math.Inf(-1), math.Inf(1), 3})
+	if a.All != nil {
+		t.Errorf("three rounds together are %s", a.All)
+	}
+	a.Together(Estimate{0.9, 0.89, 0.91, 60})
 	s.Judge(a)
-	want := Aim{Part: "Path", What: "VIP by tc", Most: 0.92, Low: 0.80, High: 0.95, Met: 2, Open: 3, Missed: 1}
-	if got := s.Aims(); len(got) != 1 || got[0] != want || a.Cases() != 6 {
+	want := Aim{Part: "Path", What: "VIP by tc", Most: 0.92, Low: 0.80, High: 0.95, Met: 2, Open: 3, Missed: 1,
+		All: &Estimate{0.9, 0.89, 0.91, 60}}
+	if got := s.Aims(); !reflect.DeepEqual(got, []Aim{want}) || a.Cases() != 6 {
 		t.Errorf("judged %+v, want %+v", got, want)
 	}
 	var out bytes.Buffer

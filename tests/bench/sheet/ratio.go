@@ -33,20 +33,30 @@ func (s *Sheet) Median(c Case, unit string) Estimate {
 }
 
 // Ratio estimates a figure of a case as a multiple of the same figure of another, round by round.
-func (s *Sheet) Ratio(c, base Case, unit string) Estimate {
+func (s *Sheet) Ratio(c, base Case, unit string) Estimate { return estimate(s.ratios(c, base, unit)) }
+
+// RatioOfAll estimates the same over all rounds of several cases, each beside its own base.
+func (s *Sheet) RatioOfAll(cases []Case, base func(Case) Case, unit string) Estimate {
+	var all []float64
+	for _, c := range cases {
+		all = append(all, s.ratios(c, base(c), unit)...)
+	}
+	return estimate(all)
+}
+
+func (s *Sheet) ratios(c, base Case, unit string) (list []float64) {
 	bases := map[int]float64{}
 	for _, sample := range s.Samples(base) {
 		if v, ok := sample.Value(unit); ok && v != 0 {
 			bases[sample.Round] = v
 		}
 	}
-	var ratios []float64
 	for _, sample := range s.Samples(c) {
 		if v, ok := sample.Value(unit); ok && bases[sample.Round] != 0 {
-			ratios = append(ratios, v/bases[sample.Round])
+			list = append(list, v/bases[sample.Round])
 		}
 	}
-	return estimate(ratios)
+	return list
 }
 
 func estimate(values []float64) Estimate {
@@ -60,7 +70,11 @@ func estimate(values []float64) Estimate {
 // Noise is how far the ratio of a way to itself strays from 1: the larger end of its interval. It is 0
 // when the way was not measured twice.
 func (s *Sheet) Noise(base Case, key, unit string) float64 {
-	e := s.Ratio(base.With(key, base.Get(key)+Again), base, unit)
+	return s.Ratio(base.With(key, base.Get(key)+Again), base, unit).Strays()
+}
+
+// Strays is how far from 1 the further end of an interval is; 0: there is none.
+func (e Estimate) Strays() float64 {
 	if e.Rounds == 0 {
 		return 0
 	}

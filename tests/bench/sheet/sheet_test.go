@@ -138,6 +138,27 @@ func TestRatio(t *testing.T) {
 	}
 }
 
+// What few rounds of each of several cases do not show, all of them together do.
+func TestRatioOfAll(t *testing.T) {
+	s := &Sheet{}
+	var cases []Case
+	for services := range 4 {
+		c := Of("Path", "services", services, "way", "socket")
+		cases = append(cases, c)
+		for round := range 3 {
+			s.Add(c, round, 1, Value{"ns", 0.9 * float64(1+services) * float64(100+round)})
+			s.Add(c.With("way", "direct"), round, 1, Value{"ns", float64(1+services) * float64(100+round)})
+		}
+	}
+	base := func(c Case) Case { return c.With("way", "direct") }
+	if e := s.RatioOfAll(cases, base, "ns"); e.Rounds != 12 || math.Abs(e.Center-0.9) > 1e-9 || !e.Shows(0.09) || math.Abs(e.Strays()-0.1) > 1e-9 {
+		t.Errorf("%d rounds: %s, strays %v", e.Rounds, e, e.Strays())
+	}
+	if e := s.RatioOfAll(nil, base, "ns"); e.Rounds != 0 || e.Strays() != 0 {
+		t.Errorf("of nothing: %s", e)
+	}
+}
+
 // Few rounds prove nothing.
 func TestFewRounds(t *testing.T) {
 	s := &Sheet{}
