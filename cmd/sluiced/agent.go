@@ -264,12 +264,15 @@ func (a *agent) serve(ctx context.Context) error {
 	if err := notify("READY=1"); err != nil {
 		a.log.Warn("systemd was not told", "error", err)
 	}
-	go giveBack()
 	h := a.apiHandler(ctx.Done())
 	mux := http.NewServeMux()
 	mux.Handle("/cni/", a.cni.Handler())
 	mux.Handle("/v1/", h)
 	servers, ctx := errgroup.WithContext(ctx)
+	servers.Go(func() error {
+		a.giveBack(ctx)
+		return nil
+	})
 	servers.Go(func() error { return a.serveAPI(ctx, h) })
 	servers.Go(func() error {
 		err := serveHTTP(ctx, l, mux, a.log)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"os"
 	"runtime/debug"
+	"time"
 )
 
 // garbage is how much the agent's memory may grow beyond what is in use before it is collected, in percent. Most of
@@ -17,6 +19,21 @@ func saveMemory() {
 	}
 }
 
-// giveBack returns to the kernel what the process does not need any more. Reading a whole registry at start leaves
-// as much garbage as there is in use, which Go would give back bit by bit only.
-func giveBack() { debug.FreeOSMemory() }
+// startOver is how long after it is ready the agent counts as started: by then all that follow the registry have read it.
+const startOver = time.Second
+
+// giveBack returns to the kernel what the process does not need any more once it has started. Reading a whole registry
+// leaves as much garbage as there is in use, which Go would give back bit by bit only. What is in a sync.Pool outlives
+// one collection, so it takes two. And the file that it was read from need not stay in RAM.
+func (a *agent) giveBack(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(startOver):
+	}
+	debug.FreeOSMemory()
+	debug.FreeOSMemory()
+	if err := a.store.PageOut(); err != nil {
+		a.log.Debug("what was read of the registry stays in RAM", "error", err)
+	}
+}

@@ -16,21 +16,41 @@ const (
 	defragMinimum    = 64 << 20    // bytes that a defragmentation must win
 )
 
-// maintain gives space back to the file system (compaction frees pages inside the file only) and
-// lets the registry take writes again after it was full.
+// maintain gives space back to the file system (compaction frees pages inside the file only), and the RAM that
+// compaction took, and lets the registry take writes again after it was full.
 func (s *Store) maintain(ctx context.Context) {
 	tick := time.NewTicker(maintainInterval)
 	defer tick.Stop()
+	var compacted compactions
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if err := errors.Join(s.defragment(defragMinimum), s.relieve(ctx)); err != nil && ctx.Err() == nil {
+		err := errors.Join(s.defragment(defragMinimum), s.relieve(ctx))
+		if compacted.over(s.server.Server.KV().FirstRev()) {
+			err = errors.Join(err, s.PageOut())
+		}
+		if err != nil && ctx.Err() == nil {
 			s.log.Warn("registry maintenance failed", "err", err)
 		}
 	}
+}
+
+// compactions tells when one is over, each that began once.
+type compactions struct {
+	first int64 // revision that was left at the last look
+	begun bool
+}
+
+// over is told the first revision that is left, which rises as soon as a compaction begins. By the next look, a minute
+// later, it has read the database; that of a very large one is then the next's to see to.
+func (c *compactions) over(first int64) bool {
+	began := first != c.first
+	over := c.begun && !began
+	c.first, c.begun = first, began
+	return over
 }
 
 // defragment rewrites the database when that wins at least so many bytes and half of the file.

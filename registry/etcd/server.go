@@ -195,7 +195,7 @@ func start(cfg *embed.Config) (e *embed.Etcd, err error) {
 		}
 	}()
 	// etcd opens its database in a goroutine of its own, where no one can recover.
-	file := filepath.Join(cfg.Dir, "member", "snap", "db")
+	file := databaseFile(cfg.Dir)
 	if _, err := os.Stat(file); err == nil {
 		db, err := bbolt.Open(file, 0o600, &bbolt.Options{ReadOnly: true, Timeout: startTimeout})
 		if err != nil {

@@ -233,8 +233,12 @@ func launch(ctx context.Context, node *nstest.Node) ([]sheet.Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	rest, err := part.AtRest(ctx, node.AgentPID())
+	if err != nil {
+		return nil, err
+	}
 	return []sheet.Value{
 		{Unit: "ready-s", Value: ready.Seconds()},
-		{Unit: "cpu-s", Value: usage.CPU.Seconds()}, {Unit: "rss-B", Value: usage.Resident},
+		{Unit: "cpu-s", Value: usage.CPU.Seconds()}, {Unit: "rss-B", Value: rest.Resident},
 	}, nil
 }

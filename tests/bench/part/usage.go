@@ -1,6 +1,7 @@
 package part
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -53,4 +54,25 @@ func parseStatus(status string) (u Usage, err error) {
 		}
 	}
 	return u, nil
+}
+
+// restful is for how long the resident memory of a process that is at rest has not sunk.
+const restful = 2 * time.Second
+
+// AtRest is UsageOf once the process's memory sinks no more: an agent gives back what its start took when it is over.
+func AtRest(ctx context.Context, pid int) (Usage, error) {
+	look := time.NewTicker(restful / 20)
+	defer look.Stop()
+	u, err := UsageOf(pid)
+	for least, since := u.Resident, time.Now(); err == nil && time.Since(since) < restful; {
+		select {
+		case <-ctx.Done():
+			return u, ctx.Err()
+		case <-look.C:
+		}
+		if u, err = UsageOf(pid); u.Resident < least {
+			least, since = u.Resident, time.Now()
+		}
+	}
+	return u, err
 }

@@ -87,7 +87,7 @@ func tellAims(s *sheet.Sheet, services int) {
 	} else {
 		aims = fmt.Sprintf("the aims are for %s services", grouped(aimServices))
 	}
-	s.Note(Name, "%s services of %d backends are in the maps %.3f s after the registry tells of them (catalog %.3f s, maps %.3f s), and the agent's resident memory is %.0f MB; %s.",
+	s.Note(Name, "%s services of %d backends are in the maps %.3f s after the registry tells of them (catalog %.3f s, maps %.3f s), and the agent's resident memory is %.0f MB once it has started; %s.",
 		grouped(services), agentBackends, told, of("told", "catalog-s"), of("told", "sync-s"), resident, aims)
 	s.Note(Name, "From a cold start of the agent it takes %.2f s until the maps have all of them: %.2f s until the programs are loaded, and %.2f s for the store to open, to read and to fill the maps. Given by the API in %d inputs it takes %.2f s until the last answer says that the maps hold them: the store writes them to disk before.",
 		of("agent_start", "load-s"), of("agent_start", "programs-s"), of("agent_start", "fill-s"), (services+agentTogether-1)/agentTogether, of("agent_apply", "load-s"))
@@ -131,7 +131,7 @@ func oneAgent(ctx context.Context, env part.Env, services int) (err error) {
 		if err != nil {
 			return err
 		}
-		if u, err = part.UsageOf(node.AgentPID()); err != nil {
+		if u, err = part.AtRest(ctx, node.AgentPID()); err != nil {
 			return err
 		}
 		env.Sheet.Add(name("agent_start"), round, 1, append(memory(u), started...)...)
