@@ -2,6 +2,7 @@ package dns
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,11 +20,11 @@ type index struct {
 	revision   int64
 	services   map[registry.Name]*service
 	namespaces map[string]int // services in it, and one more for its object
-	vips       map[netip.Addr][]*service
-	sources    map[netip.Addr][]*source
+	vips       addrIndex[*service]
+	sources    addrIndex[entry]
 
 	endpoints map[registry.EndpointID]*source
-	slices    map[registry.Name][]*source
+	slices    map[registry.Name]*source
 	sliced    map[registry.Name][]*source // by service
 	instances map[registry.InstanceID]*instance
 	enrolled  map[registry.Name]map[*instance]struct{} // by service
@@ -39,29 +40,33 @@ type service struct {
 	touched bool
 }
 
-// member is an address under a service's name, and its own name there.
+// member is an address under a service's name. There are as many as backends: its name there is made when it is asked for.
 type member struct {
-	host   string
-	addr   netip.Addr
+	addr netip.Addr
+	entry
+}
+
+// entry is one that stands behind services: a source, or of a slice the one at a place.
+type entry struct {
 	source *source
+	at     int32
 }
 
+// compare puts those without a host first, so that they are in the order of addresses.
 func (m member) compare(o member) int {
-	return cmp.Or(cmp.Compare(m.host, o.host), m.addr.Compare(o.addr))
+	return cmp.Or(cmp.Compare(m.host(), o.host()), m.addr.Compare(o.addr))
 }
 
-// source is what names may lead to besides VIPs: a container, an entry of a slice or an instance. A new version of
-// its object makes a new one.
+// source is what names may lead to besides VIPs: a container, a slice or an instance. A new version of its object
+// makes a new one.
 type source struct {
 	endpoint *registry.Endpoint // one of endpoint, slice and instance is set
 	slice    *registry.Slice
-	entry    int
 	instance *registry.Instance
-	failing  bool // the instance's checks fail
-
-	host     string // "": its addresses are its names
-	addrs    []netip.Addr
+	host     string     // the instance's label
 	services []*service // where it is published
+	failing  bool       // the instance's checks fail
+	known    bool       // by its addresses
 	gone     bool
 }
 
@@ -75,8 +80,8 @@ type instance struct {
 func newIndex() *index {
 	return &index{
 		services: map[registry.Name]*service{}, namespaces: map[string]int{defaultNamespace: 1},
-		vips: map[netip.Addr][]*service{}, sources: map[netip.Addr][]*source{},
-		endpoints: map[registry.EndpointID]*source{}, slices: map[registry.Name][]*source{},
+		vips: newAddrIndex[*service](), sources: newAddrIndex[entry](),
+		endpoints: map[registry.EndpointID]*source{}, slices: map[registry.Name]*source{},
 		sliced: map[registry.Name][]*source{}, instances: map[registry.InstanceID]*instance{},
 		enrolled: map[registry.Name]map[*instance]struct{}{}, labels: labelIndex{},
 	}
@@ -126,8 +131,7 @@ func (x *index) applyService(s *registry.Service, deleted bool) {
 	x.namespaces[s.Namespace]++
 	x.labels.addService(svc)
 	for _, a := range s.VIPs {
-		a = a.Unmap()
-		x.vips[a] = append(x.vips[a], svc)
+		x.vips.add(a.Unmap(), svc)
 	}
 	for _, src := range x.labels.candidates(s) {
 		if s.Selects(src.endpoint) {
@@ -153,26 +157,12 @@ func (x *index) dropService(s *service) {
 	}
 	x.labels.removeService(s)
 	for _, a := range s.VIPs {
-		removeFrom(x.vips, a.Unmap(), s)
+		x.vips.remove(a.Unmap(), s)
 	}
 	if x.namespaces[s.Namespace]--; x.namespaces[s.Namespace] == 0 {
 		delete(x.namespaces, s.Namespace)
 	}
 	delete(x.services, s.Name)
-}
-
-// removeFrom takes one out of a list in a map, and forgets a list that is empty.
-func removeFrom[K, V comparable](m map[K][]V, key K, v V) {
-	list := m[key]
-	i := slices.Index(list, v)
-	if i < 0 {
-		return
-	}
-	if len(list) == 1 {
-		delete(m, key)
-		return
-	}
-	m[key] = slices.Delete(list, i, i+1)
 }
 
 // applyNamespace counts a namespace's object once, however often it is written.
@@ -199,33 +189,33 @@ func (x *index) add(src *source, in []*service) {
 	}
 }
 
-// join publishes a source under a service, if it is ready or the service says that this does not matter.
+// join publishes under a service what of a source is ready, or all of it if the service says that this does not matter.
 func (x *index) join(s *service, src *source) {
 	if s.Type == registry.TypeExternalName {
 		return // nothing is below its name
 	}
-	b := src.backing(s.Service)
-	if !b.Ready || len(b.Addresses) == 0 {
+	before := len(s.added)
+	for m := range src.members(s.PublishNotReady) {
+		if !src.known {
+			x.sources.add(m.addr, m.entry)
+		}
+		s.added = append(s.added, m)
+	}
+	if len(s.added) == before {
 		return
 	}
-	if src.addrs == nil {
-		src.addrs = b.Addresses
-		for _, a := range src.addrs {
-			x.sources[a] = append(x.sources[a], src)
-		}
-	}
+	src.known = true
 	src.services = append(src.services, s)
-	for _, a := range b.Addresses {
-		s.added = append(s.added, member{host: src.hostOf(a), addr: a, source: src})
-	}
 	x.touch(s)
 }
 
 // remove is for a source whose object is gone or has a new version.
 func (x *index) remove(src *source) {
 	src.gone = true
-	for _, a := range src.addrs {
-		removeFrom(x.sources, a, src)
+	if src.known {
+		for m := range src.members(true) {
+			x.sources.remove(m.addr, m.entry)
+		}
 	}
 	for _, s := range src.services {
 		x.touch(s)
@@ -266,37 +256,79 @@ func (s *service) settle() {
 // headless says whether the service's name leads to what stands behind it.
 func (s *service) headless() bool { return len(s.VIPs) == 0 && s.Type != registry.TypeExternalName }
 
-// named returns the members of one name.
-func (s *service) named(host string) []member {
-	from, ok := slices.BinarySearchFunc(s.members, host, func(m member, h string) int { return cmp.Compare(m.host, h) })
+// named returns the members of one name: those that have it as their host, and that of the address which it spells.
+func (s *service) named(label string) []member {
+	hosts := s.between(func(m member) int { return cmp.Compare(m.host(), label) })
+	addr, ok := undashed(label)
+	if !ok {
+		return hosts
+	}
+	addrs := s.between(func(m member) int { return cmp.Or(cmp.Compare(m.host(), ""), m.addr.Compare(addr)) })
+	if len(hosts) == 0 {
+		return addrs
+	}
+	return slices.Concat(hosts, addrs)
+}
+
+// between returns the members that compare equal.
+func (s *service) between(compare func(member) int) []member {
+	from, ok := slices.BinarySearchFunc(s.members, compare, func(m member, c func(member) int) int { return c(m) })
 	if !ok {
 		return nil
 	}
 	to := from
-	for to < len(s.members) && s.members[to].host == host {
+	for to < len(s.members) && compare(s.members[to]) == 0 {
 		to++
 	}
 	return s.members[from:to]
 }
 
-// backing is the source as one that stands behind a service.
-func (src *source) backing(s *registry.Service) registry.Backing {
-	switch {
+// members are the addresses of a source at which it is ready; publish: as a service sees it to which that does not matter.
+// What a slice lists is as ready for the one as for the other.
+func (src *source) members(publish bool) iter.Seq[member] {
+	return func(yield func(member) bool) {
+		n := 1
+		if src.slice != nil {
+			n = len(src.slice.Endpoints)
+		}
+		as := &registry.Service{PublishNotReady: publish}
+		for i := range n {
+			e := entry{src, int32(i)}
+			b := e.backing(as)
+			if !b.Ready {
+				continue
+			}
+			for _, a := range b.Addresses {
+				if !yield(member{a, e}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// backing is the entry as one that stands behind a service.
+func (e entry) backing(s *registry.Service) registry.Backing {
+	switch src := e.source; {
 	case src.endpoint != nil:
 		return s.EndpointBacking(src.endpoint)
 	case src.instance != nil:
 		return s.InstanceBacking(src.instance, src.failing)
+	default:
+		return s.SliceBacking(src.slice, int(e.at))
 	}
-	return s.SliceBacking(src.slice, src.entry)
 }
 
-// hostOf returns the label of an address of the source below a service's name.
-func (src *source) hostOf(a netip.Addr) string {
-	if src.host != "" {
-		return src.host
+// host is the entry's label below a service's name; "": its addresses are its names.
+func (e entry) host() string {
+	if sl := e.source.slice; sl != nil {
+		return labelOf(sl.Endpoints[e.at].Hostname)
 	}
-	return dashed(a)
+	return e.source.host
 }
+
+// name is the member's label below the service's name.
+func (m member) name() string { return cmp.Or(m.host(), dashed(m.addr)) }
 
 // dashed writes an address as a label: 10-0-0-1, 2001-db8--1. No label may begin or end with a dash (RFC 1123, 2.1).
 func dashed(a netip.Addr) string {
@@ -313,6 +345,16 @@ func dashed(a netip.Addr) string {
 		label += "0"
 	}
 	return label
+}
+
+// undashed reads what dashed writes; false: it is none of that.
+func undashed(label string) (netip.Addr, bool) {
+	for _, dot := range [...]string{".", ":"} {
+		if a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", dot)); err == nil && dashed(a) == label {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // maxLabel is the length of a label, in bytes (RFC 1035, 2.3.4).

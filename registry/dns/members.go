@@ -22,12 +22,10 @@ func (x *index) applyEndpoint(e *registry.Endpoint, deleted bool) {
 }
 
 func (x *index) applySlice(sl *registry.Slice, deleted bool) {
-	if old := x.slices[sl.Name]; len(old) > 0 {
-		owner := registry.Name{Namespace: sl.Namespace, Name: old[0].slice.Service}
-		for _, src := range old {
-			x.remove(src)
-		}
-		left := slices.DeleteFunc(x.sliced[owner], func(src *source) bool { return src.gone })
+	if old := x.slices[sl.Name]; old != nil {
+		owner := old.slice.Owner()
+		x.remove(old)
+		left := slices.DeleteFunc(x.sliced[owner], func(src *source) bool { return src == old })
 		if x.sliced[owner] = left; len(left) == 0 {
 			delete(x.sliced, owner)
 		}
@@ -36,13 +34,10 @@ func (x *index) applySlice(sl *registry.Slice, deleted bool) {
 	if deleted || len(sl.Endpoints) == 0 {
 		return
 	}
-	owner := registry.Name{Namespace: sl.Namespace, Name: sl.Service}
-	for i := range sl.Endpoints {
-		src := &source{slice: sl, entry: i, host: labelOf(sl.Endpoints[i].Hostname)}
-		x.slices[sl.Name] = append(x.slices[sl.Name], src)
-		x.sliced[owner] = append(x.sliced[owner], src)
-		x.add(src, x.named(owner))
-	}
+	src := &source{slice: sl}
+	x.slices[sl.Name] = src
+	x.sliced[sl.Owner()] = append(x.sliced[sl.Owner()], src)
+	x.add(src, x.named(sl.Owner()))
 }
 
 // named returns the service of a name, if there is one.

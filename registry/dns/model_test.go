@@ -70,7 +70,7 @@ func (d dice) slice() *registry.Slice {
 	}
 	for range d.IntN(4) {
 		sl.Endpoints = append(sl.Endpoints, registry.SliceEndpoint{
-			Addresses: []netip.Addr{d.address(sl.Family)}, Hostname: d.of("", "h1", "h2"), Ready: d.IntN(3) > 0,
+			Addresses: []netip.Addr{d.address(sl.Family)}, Hostname: d.of("", "h1", "h2", "10-0-0-1"), Ready: d.IntN(3) > 0,
 		})
 	}
 	return sl
@@ -159,7 +159,7 @@ func (c contents) model(catalog *registry.Catalog) (names map[string][]string, p
 				switch {
 				case b.Instance != nil && b.Instance.ID != "::":
 					label = strings.ToLower(strings.NewReplacer(":", "-", "_", "-").Replace(b.Instance.ID))
-				case b.Instance == nil && strings.HasPrefix(b.Host, "h"):
+				case b.Instance == nil && b.Host != "" && b.Host != "pod":
 					label = b.Host
 				}
 				if len(s.VIPs) == 0 {
@@ -266,9 +266,35 @@ func empty(t *testing.T, x *index, all contents) {
 		b.Changes = append(b.Changes, ch)
 	}
 	x.apply(b)
-	left := []int{len(x.services), len(x.namespaces) - 1, len(x.vips), len(x.sources), len(x.endpoints), len(x.slices), len(x.sliced), len(x.instances), len(x.enrolled), len(x.labels)}
+	left := []int{len(x.services), len(x.namespaces) - 1, x.vips.len(), x.sources.len(), len(x.endpoints), len(x.slices), len(x.sliced), len(x.instances), len(x.enrolled), len(x.labels)}
 	if slices.Max(left) != 0 {
 		t.Fatalf("of services, namespaces, VIPs, sources, endpoints, slices, sliced, instances, enrolled, labels there are left: %v", left)
+	}
+}
+
+// TestUndashed: what names an address by itself leads back to it, and nothing else does.
+func TestUndashed(t *testing.T) {
+	for _, a := range addrs("10.0.0.1", "255.255.255.255", "0.0.0.0", "::1", "::", "fe80::", "2001:db8::1", "1:2:3:4:5:6:7:8") {
+		if got, ok := undashed(dashed(a)); !ok || got != a {
+			t.Errorf("%s leads from %s to %s, %v", dashed(a), a, got, ok)
+		}
+	}
+	for _, label := range []string{"", "-", "web", "10-0-0", "10-0-0-01", "10-0-0-256", "10.0.0.1", "--1", "2001-DB8--1", "2001-db8-0--1", "fe80--1%eth0"} {
+		if got, ok := undashed(label); ok {
+			t.Errorf("%q leads to %s", label, got)
+		}
+	}
+}
+
+// TestReverseOfMapped: nobody has an IPv4 address by its IPv6 form.
+func TestReverseOfMapped(t *testing.T) {
+	x := newIndex()
+	x.apply(registry.Batch{Changes: []registry.Change{{Service: &registry.Service{Name: name("n1", "s1"), VIPs: addrs("10.96.0.1")}}}})
+	if got := modelZone().names(x, netip.MustParseAddr("10.96.0.1"), 10); len(got) != 1 {
+		t.Errorf("the VIP is called %q", got)
+	}
+	if got := modelZone().names(x, netip.MustParseAddr("::ffff:10.96.0.1"), 10); len(got) != 0 {
+		t.Errorf("its IPv6 form is called %q", got)
 	}
 }
 

@@ -76,13 +76,13 @@ func (z *zone) names(x *index, a netip.Addr, most int) []string {
 	if slices.Contains(z.ns, a) {
 		return []string{"ns.dns." + z.domain}
 	}
-	for _, s := range x.vips[a] {
+	for s := range x.vips.at(a) {
 		names = append(names, s.Name.Name+"."+s.Namespace+".svc."+z.domain)
 	}
 	if len(names) == 0 {
-		for _, src := range x.sources[a] {
-			for _, s := range src.services[:min(len(src.services), most)] {
-				names = append(names, src.hostOf(a)+"."+s.Name.Name+"."+s.Namespace+".svc."+z.domain)
+		for e := range x.sources.at(a) {
+			for _, s := range e.source.services[:min(len(e.source.services), most)] {
+				names = append(names, member{a, e}.name()+"."+s.Name.Name+"."+s.Namespace+".svc."+z.domain)
 			}
 		}
 	}

@@ -308,15 +308,16 @@ func (z *zone) memberPorts(r *reply, s *service, q question, own string, wanted 
 		if len(r.answer) > q.room/leastSRV {
 			return
 		}
-		name := m.host + "." + own
+		host := m.name()
+		name := host + "." + own
 		leads := false
-		for _, p := range m.source.backing(s.Service).Ports {
+		for _, p := range m.backing(s.Service).Ports {
 			if !wanted(&registry.ServicePort{Name: p.Name, Protocol: p.Protocol}) {
 				continue
 			}
 			leads = true
-			if _, twice := seen[target{m.host, p.Port}]; !twice {
-				seen[target{m.host, p.Port}] = struct{}{}
+			if _, twice := seen[target{host, p.Port}]; !twice {
+				seen[target{host, p.Port}] = struct{}{}
 				r.answer = append(r.answer, z.srv(q.spelt, p.Port, name))
 			}
 		}
