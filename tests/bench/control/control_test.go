@@ -2,9 +2,12 @@ package control
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
+
+	mdns "github.com/miekg/dns"
 
 	"github.com/sluice-net/sluice/tests/bench/sheet"
 )
@@ -110,5 +113,31 @@ func TestQuestions(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// An answer that is none does not count as a fast one.
+func TestCheckAnswer(t *testing.T) {
+	q := question{kind: "VIP", rcode: mdns.RcodeSuccess, records: 1}
+	a := &mdns.A{Hdr: mdns.RR_Header{Name: "s.", Rrtype: mdns.TypeA, Class: mdns.ClassINET}, A: net.IPv4(10, 96, 0, 1)}
+	for _, c := range []struct {
+		answer mdns.Msg
+		right  bool
+	}{
+		{mdns.Msg{Answer: []mdns.RR{a}}, true},
+		{mdns.Msg{}, false},
+		{mdns.Msg{MsgHdr: mdns.MsgHdr{Rcode: mdns.RcodeRefused}, Answer: []mdns.RR{a}}, false},
+		{mdns.Msg{MsgHdr: mdns.MsgHdr{Truncated: true}, Answer: []mdns.RR{a}}, false},
+	} {
+		data, err := c.answer.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := q.check(data); (err == nil) != c.right {
+			t.Errorf("%v: %v", c.answer, err)
+		}
+	}
+	if q.check([]byte{1}) == nil {
+		t.Error("one byte is an answer")
 	}
 }

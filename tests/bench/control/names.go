@@ -30,16 +30,19 @@ type question struct {
 	kind  string
 	name  func() string
 	qtype uint16
+	// What there is to be in an answer: a response code, and so many records.
+	rcode, records int
 }
 
 func questions() []question {
 	even := func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", rand.IntN(dnsServices)/2*2) }
 	return []question{
-		{"VIP", even, mdns.TypeA},
-		{"no_such_name", func() string { return fmt.Sprintf("no%d.bench.svc.cluster.local.", rand.Int()) }, mdns.TypeA},
-		{"no_such_type", even, mdns.TypeAAAA},
-		{"10_instances", func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", rand.IntN(dnsServices)/2*2+1) }, mdns.TypeA},
-		{"SRV", func() string { return "_http._tcp." + even() }, mdns.TypeSRV},
+		{"VIP", even, mdns.TypeA, mdns.RcodeSuccess, 1},
+		{"no_such_name", func() string { return fmt.Sprintf("no%d.bench.svc.cluster.local.", rand.Int()) }, mdns.TypeA, mdns.RcodeNameError, 0},
+		{"no_such_type", even, mdns.TypeAAAA, mdns.RcodeSuccess, 0},
+		{"10_instances", func() string { return fmt.Sprintf("s%d.bench.svc.cluster.local.", rand.IntN(dnsServices)/2*2+1) },
+			mdns.TypeA, mdns.RcodeSuccess, 10},
+		{"SRV", func() string { return "_http._tcp." + even() }, mdns.TypeSRV, mdns.RcodeSuccess, 1},
 	}
 }
 
@@ -160,12 +163,29 @@ func dnsLatency(ctx context.Context, at netip.AddrPort, n int, q question) (took
 		if _, err := c.Write(data); err != nil {
 			return nil, err
 		}
-		if _, err := c.Read(buf); err != nil {
+		got, err := c.Read(buf)
+		if err != nil {
 			return nil, err
 		}
 		took = append(took, time.Since(start))
+		if err := q.check(buf[:got]); err != nil {
+			return nil, err
+		}
 	}
 	return took, nil
+}
+
+// check looks whether an answer is what there is to be: a refusal would be fast.
+func (q question) check(answer []byte) error {
+	m := new(mdns.Msg)
+	if err := m.Unpack(answer); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if m.Rcode != q.rcode || len(m.Answer) != q.records || m.Truncated {
+		return fmt.Errorf("answer %s with %d records, truncated: %t; want %s with %d",
+			mdns.RcodeToString[m.Rcode], len(m.Answer), m.Truncated, mdns.RcodeToString[q.rcode], q.records)
+	}
+	return nil
 }
 
 // dnsCost keeps some queries under way, and returns this process' CPU time for each.
