@@ -41,6 +41,10 @@ func Explain(s *sheet.Sheet) {
 		"which is not timed. Requests and answers have one byte, writes to streams 64 KiB; TCP_STREAMS are %d, and an "+
 		"operation of streams is a KiB that arrived. The server closes connections first. Services have %d backends of "+
 		"each IP version, those that are called have one.", BatchTime, bulkStreams, Backends)
+	s.Note(Name, "One call is under way at a time, as netperf has it: what delays one delays the next as well, and counts once.")
+	if text := fewest(s); text != "" {
+		s.Note(Name, "%s", text)
+	}
 	cases := s.Cases(Name)
 	for _, a := range aims() {
 		s.Judge(a.judge(s, cases))
@@ -90,6 +94,29 @@ func (a aim) judge(s *sheet.Sheet, cases []sheet.Case) sheet.Aim {
 	}
 	judged.Together(s.RatioOfAll(mine, base, figure))
 	return judged
+}
+
+// fewest says of which kinds a round has too few operations for its own p99.9.
+func fewest(s *sheet.Sheet) string {
+	const enough = 1000
+	var kinds []string
+	for _, c := range s.Cases(Name) {
+		kind := c.Get("kind")
+		if batch.Kind(kind).Stream() || slices.Contains(kinds, kind) {
+			continue
+		}
+		if slices.ContainsFunc(s.Samples(c), func(one sheet.Sample) bool {
+			_, tail := one.Value("p99.9-ns")
+			return tail && one.N < enough
+		}) {
+			kinds = append(kinds, kind)
+		}
+	}
+	if len(kinds) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Rounds of less than %d operations, which there are of %s, have their slowest for a p99.9; the distributions are of all rounds.",
+		enough, strings.Join(kinds, ", "))
 }
 
 // missed says where an aim is missed and what of it is known; "": nowhere, or it was not measured.

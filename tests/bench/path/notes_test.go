@@ -100,8 +100,20 @@ func TestDearConnects(t *testing.T) {
 	if !strings.Contains(got, want) {
 		t.Errorf("no %q in:\n%s", want, got)
 	}
-	if strings.Contains(got, "UDP_CONNECT_NEW") {
+	if strings.Contains(got, "Aim missed: UDP_CONNECT_NEW") {
 		t.Errorf("an aim that is met in:\n%s", got)
+	}
+}
+
+// A p99.9 of few operations is called what it is.
+func TestFewOperations(t *testing.T) {
+	s := &sheet.Sheet{}
+	for k, n := range map[batch.Kind]int{batch.TCPRR: 1000, batch.TCPCRR: 600} {
+		s.Add(Case(k, IPv4, 1, Direct), 0, n, sheet.Value{Unit: "p99.9-ns", Value: 1})
+	}
+	s.Add(Case(batch.TCPStream, IPv4, 1, Direct), 0, 10, sheet.Value{Unit: "B/s", Value: 1})
+	if got := fewest(s); !strings.Contains(got, "which there are of TCP_CRR, have their slowest") {
+		t.Errorf("%q", got)
 	}
 }
 
