@@ -95,7 +95,10 @@ func measure(ctx context.Context, o options, chosen []one) (s *sheet.Sheet, err 
 		}
 	}
 	s.About = append(s.About, told([]sheet.About{{Key: "load-end", Value: load(root)}})...)
-	return s, errors.Join(err, ctx.Err())
+	if !errors.Is(err, context.Canceled) {
+		err = errors.Join(err, ctx.Err())
+	}
+	return s, err
 }
 
 // save writes what was measured, also when a part failed.

@@ -141,10 +141,14 @@ func (c *child) call(method string, args, reply any) error {
 // close ends the process, which takes away what it made; if it could not, the pins at least go.
 func (c *child) close() error {
 	err := c.rpc.Close()
-	if errors.Is(err, rpc.ErrShutdown) {
-		err = nil
+	if errors.Is(err, rpc.ErrShutdown) || errors.Is(err, os.ErrClosed) {
+		err = nil // who ended the run has closed it
 	}
 	timer := time.AfterFunc(childPatience, func() { c.cmd.Process.Kill() })
 	defer timer.Stop()
-	return errors.Join(err, c.cmd.Wait(), loader.Detach(c.plan.BPFFS))
+	ended := c.cmd.Wait()
+	if errors.Is(ended, context.Canceled) {
+		ended = nil // what the run's own error says
+	}
+	return errors.Join(err, ended, loader.Detach(c.plan.BPFFS))
 }
