@@ -86,12 +86,10 @@ func (s *Server) task(ctx context.Context, c access.Caller, t *wire.Task) wire.R
 		o = s.renew(ctx, c, k, t.LastDirty, t.Overridden, true)
 	case wire.TaskCancel:
 		o = s.cancel(ctx, c, k, true)
-	case wire.TaskStatus:
-		if o.code = http.StatusInternalServerError; known {
-			o = s.override(ctx, c, k, status, t.LastDirty, true)
+	case wire.TaskStatus, wire.TaskDeleteStatus:
+		if o.code = http.StatusInternalServerError; known || t.Action == wire.TaskDeleteStatus {
+			o = s.overrule(ctx, c, k, t.Action, status, t.LastDirty, true)
 		}
-	case wire.TaskDeleteStatus:
-		o = s.dropOverride(ctx, c, k, status, t.LastDirty, true)
 	default:
 		o.code = http.StatusInternalServerError
 	}

@@ -283,55 +283,38 @@ func (s *Server) cancel(ctx context.Context, c access.Caller, k key, replicated 
 }
 
 // putStatus sets an override.
-func (s *Server) putStatus(q *request) {
+func (s *Server) putStatus(q *request) { s.changeStatus(q, wire.TaskStatus) }
+
+// deleteStatus takes an override back. It need not say what the instance is then.
+func (s *Server) deleteStatus(q *request) { s.changeStatus(q, wire.TaskDeleteStatus) }
+
+func (s *Server) changeStatus(q *request, action wire.TaskAction) {
 	dirty, ok := q.dirtyTime()
-	status, known := wire.ParseStatus(q.URL.Query().Get("value"))
-	if !ok || !known {
+	text := q.URL.Query().Get("value")
+	status, known := wire.ParseStatus(text)
+	if !ok || !known && (text != "" || action == wire.TaskStatus) {
 		q.empty(http.StatusInternalServerError)
 		return
 	}
-	s.answer(q, s.override(q.Context(), q.caller, q.key, status, dirty, q.replicated()), false)
+	s.answer(q, s.overrule(q.Context(), q.caller, q.key, action, status, dirty, q.replicated()), false)
 }
 
-func (s *Server) override(ctx context.Context, c access.Caller, k key, status wire.Status, dirty int64, replicated bool) outcome {
+// overrule sets an override, or takes it back, as the action says.
+func (s *Server) overrule(ctx context.Context, c access.Caller, k key, action wire.TaskAction, status wire.Status, dirty int64, replicated bool) outcome {
 	e, no := s.alterable(ctx, c, k)
 	if e == nil {
 		return no
 	}
 	defer s.alone(e.instance.InstanceID)()
 	o := s.keepAlive(ctx, e)
-	if o.code == http.StatusOK && e.stored != status {
+	switch {
+	case o.code != http.StatusOK:
+	case action == wire.TaskDeleteStatus:
+		o = s.update(ctx, c, e, func(i *registry.Instance) error { return dropStatus(i, status, dirty) })
+	case e.stored != status:
 		o = s.update(ctx, c, e, func(i *registry.Instance) error { return setStatus(i, status, dirty, s.o.Now()) })
 	}
-	s.tellStatus(wire.TaskStatus, e, o, replicated)
-	return o
-}
-
-// deleteStatus takes an override back.
-func (s *Server) deleteStatus(q *request) {
-	dirty, ok := q.dirtyTime()
-	status, known := wire.Unknown, true
-	if text := q.URL.Query().Get("value"); text != "" {
-		status, known = wire.ParseStatus(text)
-	}
-	if !ok || !known {
-		q.empty(http.StatusInternalServerError)
-		return
-	}
-	s.answer(q, s.dropOverride(q.Context(), q.caller, q.key, status, dirty, q.replicated()), false)
-}
-
-func (s *Server) dropOverride(ctx context.Context, c access.Caller, k key, status wire.Status, dirty int64, replicated bool) outcome {
-	e, no := s.alterable(ctx, c, k)
-	if e == nil {
-		return no
-	}
-	defer s.alone(e.instance.InstanceID)()
-	o := s.keepAlive(ctx, e)
-	if o.code == http.StatusOK {
-		o = s.update(ctx, c, e, func(i *registry.Instance) error { return dropStatus(i, status, dirty) })
-	}
-	s.tellStatus(wire.TaskDeleteStatus, e, o, replicated)
+	s.tellStatus(action, e, o, replicated)
 	return o
 }
 
