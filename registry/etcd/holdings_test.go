@@ -51,12 +51,22 @@ func at(name, vip string, port uint16, protocol registry.Protocol) registry.Serv
 	return req
 }
 
+// checkOne returns a service as it is stored, nil if it is not, and why a request for it would be refused.
+func checkOne(t *testing.T, s *Store, req registry.ServiceRequest) (*registry.Service, error) {
+	t.Helper()
+	old, refused, err := s.CheckServices(t.Context(), []registry.ServiceRequest{req})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return old[0], refused[0]
+}
+
 // refused wants a request to be refused for a reason, at a field, by the check and by the write, and nothing to change.
 func refused(t *testing.T, s *Store, req registry.ServiceRequest, want error, field, text string) {
 	t.Helper()
 	before := audit(t, s)
 	_, _, err := s.PutService(t.Context(), req)
-	_, _, checked := s.CheckService(t.Context(), req)
+	_, checked := checkOne(t, s, req)
 	for _, err := range []error{err, checked} {
 		var f *registry.FieldError
 		if !errors.Is(err, want) || !contains(err, text) || !errors.As(err, &f) || f.Field != field {

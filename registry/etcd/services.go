@@ -106,29 +106,6 @@ func (c *claimer) next(ctx context.Context, req registry.ServiceRequest, old *re
 	return next, err
 }
 
-// CheckService says whether PutService would take a request now, without writing anything. It
-// returns the service as stored, if it is.
-func (s *Store) CheckService(ctx context.Context, req registry.ServiceRequest) (old registry.Service, exists bool, err error) {
-	k, err := serviceKey(req.Name)
-	if err != nil {
-		return old, false, fmt.Errorf("service %s: %w: %w", req.Name, registry.ErrInvalid, err)
-	}
-	kv, err := s.get(ctx, k)
-	if err != nil {
-		return old, false, fmt.Errorf("service %s: %w", req.Name, err)
-	}
-	old = s.existing(kv)
-	c := newClaimer(s, req.Name, newTaken(1))
-	next, err := c.next(ctx, req, &old, false)
-	if err == nil {
-		_, err = c.transaction(ctx, &old, &next)
-	}
-	if err != nil {
-		err = fmt.Errorf("service %s: %w", req.Name, err)
-	}
-	return old, kv != nil, err
-}
-
 // existing reads the stored service; one that cannot be read counts as absent.
 func (s *Store) existing(kv *mvccpb.KeyValue) registry.Service {
 	if kv == nil {

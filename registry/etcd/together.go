@@ -162,7 +162,7 @@ func (s *Store) planTogether(ctx context.Context, group []*joined, choose bool) 
 			continue
 		}
 		j.old = s.existing(j.kv)
-		if j.next, j.err = j.claim.next(ctx, j.req, &j.old, choose); j.err == nil && choose {
+		if j.next, j.err = j.claim.next(ctx, j.req, &j.old, choose); j.err == nil {
 			j.value, j.err = encodeService(j.key, &j.next)
 		}
 		if j.err == nil {

@@ -118,7 +118,7 @@ func TestPutServicesOneByOne(t *testing.T) {
 			if svc, has := before[req.Name]; has != (old[i] != nil) || has && !reflect.DeepEqual(*old[i], svc) {
 				t.Fatalf("%s is %+v, not %+v", req.Name, svc, old[i])
 			}
-			if _, _, err := together.CheckService(t.Context(), req); fmt.Sprint(err) != fmt.Sprint(refused[i]) {
+			if _, err := checkOne(t, together, req); fmt.Sprint(err) != fmt.Sprint(refused[i]) {
 				t.Fatalf("checked by itself: %v, with others: %v", err, refused[i])
 			}
 		}
