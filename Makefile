@@ -92,7 +92,7 @@ bench-flags   := $(if $(filter quick,$(BENCH)),-quick) $(if $(filter-out quick,$
 # The path part alone has peers.
 bench-peers   := $(if $(filter-out quick,$(BENCH)),$(filter path,$(BENCH)),path)
 
-bench: bpffs $(if $(bench-peers),bin/bench/kubeproxy bin/bench/nginx) ## measure it beside its peers, 15 minutes of a quiet machine; BENCH=quick: 3
+bench: bpffs $(if $(bench-peers),bin/bench/kubeproxy bin/bench/nginx) ## measure it beside its peers, 16 minutes of a quiet machine; BENCH=quick: 3
 	$(if $(bench-unknown),$(error BENCH knows quick $(BENCH_PARTS), and not $(bench-unknown)))
 	$(call need,git $(if $(bench-peers),iptables nftables))
 	$(GO) build -o bin/bench/bench ./tests/bench

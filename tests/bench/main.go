@@ -6,7 +6,7 @@
 // times of two runs differ by more than what there is to see. It needs root, and a quiet machine.
 //
 // It writes into its output directory results.json, from which -report makes the report again,
-// results.txt, on which benchstat works, report.html and the plots.
+// results.txt, on which benchstat works, report.html, and the plots in a directory of their own.
 package main
 
 import (
@@ -63,6 +63,9 @@ func run(ctx context.Context, o options) error {
 		return again(o)
 	}
 	chosen, err := choose(o.only)
+	if err == nil {
+		err = mayMeasure(os.Geteuid())
+	}
 	if err != nil {
 		return err
 	}
@@ -75,6 +78,14 @@ func run(ctx context.Context, o options) error {
 	}
 	o.summary = summary(o, len(chosen), err)
 	return errors.Join(err, save(s, o))
+}
+
+// mayMeasure tells a user what is missing before minutes are spent on building.
+func mayMeasure(uid int) error {
+	if uid != 0 {
+		return errors.New("run as root: it makes network namespaces and loads programs; -report makes a report without that")
+	}
+	return nil
 }
 
 // summary is where that goes: where it was said, or, of a whole run, to the repository. One of less, or of what

@@ -72,7 +72,7 @@ func measure(ctx context.Context, o options, chosen []one) (s *sheet.Sheet, err 
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	binaries, err := nstest.Build(ctx, dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("build what is measured, of the repository that this is run in: %w", err)
 	}
 	s = &sheet.Sheet{About: about(ctx, root, o)}
 	quiet(s, average)

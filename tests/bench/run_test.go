@@ -52,6 +52,15 @@ func TestSummaryFile(t *testing.T) {
 	}
 }
 
+func TestMayMeasure(t *testing.T) {
+	if err := mayMeasure(0); err != nil {
+		t.Error(err)
+	}
+	if err := mayMeasure(65534); err == nil || !strings.Contains(err.Error(), "root") {
+		t.Errorf("nobody may measure: %v", err)
+	}
+}
+
 // What a run has saved makes the same report again.
 func TestAgain(t *testing.T) {
 	first, second := t.TempDir(), t.TempDir()

@@ -50,6 +50,9 @@ func run(ctx context.Context, o options) (err error) {
 	if o.ref == "" || flag.NArg() > 0 {
 		return errors.New("say -ref and a revision, and nothing else")
 	}
+	if os.Geteuid() != 0 {
+		return errors.New("run as root: it makes network namespaces and loads programs")
+	}
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}

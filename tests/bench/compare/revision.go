@@ -16,7 +16,7 @@ import (
 func buildOld(ctx context.Context, o options, to string) (name string, b nstest.Binaries, err error) {
 	commit, err := git(ctx, "rev-parse", "--verify", "--end-of-options", o.ref+"^{commit}")
 	if err != nil {
-		return "", b, fmt.Errorf("find revision: %w", err)
+		return "", b, fmt.Errorf("find revision %s, which has to be fetched first if this is a shallow clone: %w", o.ref, err)
 	}
 	if name, err = git(ctx, "describe", "--tags", "--always", commit); err != nil {
 		return "", b, err

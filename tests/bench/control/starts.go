@@ -52,7 +52,7 @@ func (b *bench) starts(ctx context.Context) (err error) {
 		if err := s.fill(ctx, services, containers); err != nil {
 			return err
 		}
-		for round := range min(b.Rounds, startRounds) {
+		for round := range b.LongRounds() {
 			if err := s.round(ctx, round); err != nil {
 				return fmt.Errorf("at %d services: %w", services, err)
 			}
@@ -64,9 +64,6 @@ func (b *bench) starts(ctx context.Context) (err error) {
 	return nil
 }
 
-// startRounds are enough for an interval; each is long.
-const startRounds = 6
-
 // emptyStarts starts agents on a node without pins and without state.
 func (b *bench) emptyStarts(ctx context.Context) (err error) {
 	node, err := b.Lab.New(ctx, nstest.Settings{MapScale: 1, Attach: b.Attach})
@@ -74,7 +71,7 @@ func (b *bench) emptyStarts(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	for round := range min(b.Rounds, startRounds) {
+	for round := range b.LongRounds() {
 		if err := node.StopAgent(); err != nil {
 			return err
 		}

@@ -24,3 +24,11 @@ type Env struct {
 	// Log tells whoever waits how far the part is.
 	Log func(format string, args ...any)
 }
+
+// LongRounds are the rounds of what takes seconds each: enough for an interval of 95 %, and in a quick run for a median.
+func (e Env) LongRounds() int {
+	if e.Quick {
+		return min(e.Rounds, 3)
+	}
+	return min(e.Rounds, 6)
+}

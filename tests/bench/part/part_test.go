@@ -54,6 +54,14 @@ func TestLatencies(t *testing.T) {
 	}
 }
 
+func TestLongRounds(t *testing.T) {
+	for want, e := range map[int]Env{6: {Rounds: 10}, 3: {Rounds: 6, Quick: true}, 2: {Rounds: 2}, 1: {Rounds: 1, Quick: true}} {
+		if got := e.LongRounds(); got != want {
+			t.Errorf("%+v: %d rounds, want %d", e, got, want)
+		}
+	}
+}
+
 func TestUsageOf(t *testing.T) {
 	before, err := UsageOf(os.Getpid())
 	if err != nil || before.Resident <= 0 || before.Peak < before.Resident || before.Files <= 0 {

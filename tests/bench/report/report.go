@@ -5,6 +5,7 @@
 package report
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,15 +16,23 @@ import (
 	"github.com/sluice-net/sluice/tests/bench/sheet"
 )
 
-// Write writes report.html, and each plot as .svg and .png, into a directory that exists.
+// plots is the directory beside the page that has them as files.
+const plots = "plots"
+
+// Write writes report.html into a directory that exists, and each plot as .svg and .png into one called plots in it, of
+// which it keeps nothing that was there.
 func Write(s *sheet.Sheet, dir string) error {
 	r := reporter{s: s}
 	sections, err := r.sections()
 	if err != nil {
 		return fmt.Errorf("make report: %w", err)
 	}
+	files := filepath.Join(dir, plots)
+	if err := errors.Join(os.RemoveAll(files), os.Mkdir(files, 0o755)); err != nil {
+		return fmt.Errorf("write plots: %w", err)
+	}
 	for _, f := range r.plots {
-		if err := f.save(dir); err != nil {
+		if err := f.save(files); err != nil {
 			return fmt.Errorf("write plot: %w", err)
 		}
 	}

@@ -69,7 +69,7 @@ func write(t *testing.T, s *sheet.Sheet) (dir, html string) {
 func TestWrite(t *testing.T) {
 	dir, html := write(t, sample(6))
 	elements := wellFormed(t, "report.html", []byte(html), false)
-	svgs, err := filepath.Glob(filepath.Join(dir, "*.svg"))
+	svgs, err := filepath.Glob(filepath.Join(dir, plots, "*.svg"))
 	if err != nil || len(svgs) == 0 || len(svgs) != elements["svg"] || elements["figure"] != elements["svg"] {
 		t.Errorf("%d SVG files beside %d in the page: %v", len(svgs), elements["svg"], err)
 	}
@@ -105,6 +105,27 @@ func TestWrite(t *testing.T) {
 	}
 	if found := regexp.MustCompile(`(?i)src=|<link|url\(|@import|<script`).FindString(html); found != "" {
 		t.Errorf("the page needs something beside it: %q", found)
+	}
+}
+
+// Plots of an earlier run do not stand beside those of this one, and what is not a plot stays.
+func TestWriteAgain(t *testing.T) {
+	dir, _ := write(t, small(6))
+	before, err := filepath.Glob(filepath.Join(dir, plots, "*"))
+	if err != nil || len(before) == 0 {
+		t.Fatalf("%d files: %v", len(before), err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "results.json"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(&sheet.Sheet{}, dir); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := filepath.Glob(filepath.Join(dir, plots, "*")); err != nil || len(after) > 0 {
+		t.Errorf("%v of the earlier run are there: %v", after, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "results.json")); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -224,7 +245,7 @@ func TestHostile(t *testing.T) {
 	if strings.Contains(strings.ToLower(html), "<script") {
 		t.Error("a name became a script")
 	}
-	svgs, err := filepath.Glob(filepath.Join(dir, "*.svg"))
+	svgs, err := filepath.Glob(filepath.Join(dir, plots, "*.svg"))
 	if err != nil || len(svgs) == 0 {
 		t.Fatalf("%d plots: %v", len(svgs), err)
 	}

@@ -79,9 +79,9 @@ func TestOverview(t *testing.T) {
 	if lines := strings.Count(first, "\n"); lines > 40 {
 		t.Errorf("%d lines are more than a screen:\n%s", lines, first)
 	}
-	_, html := write(t, s)
-	if !strings.Contains(html, `id="overview"`) || !strings.Contains(html, "3 open, 1 missed") {
-		t.Error("the page has no overview")
+	page, err := page(s, nil)
+	if err != nil || !strings.Contains(string(page), `id="overview"`) || !strings.Contains(string(page), "3 open, 1 missed") {
+		t.Errorf("the page has no overview: %v", err)
 	}
 	out.Reset()
 	if err := Summary(small(3), &out); err != nil || !strings.Contains(out.String(), "too few rounds to tell") {

@@ -26,7 +26,6 @@ import (
 const (
 	agentBackends = 4
 	agentTogether = 500 // services in one request: it may hold 1000 objects
-	startRounds   = 6
 	aimServices   = 10_000
 	aimSeconds    = 0.5
 	aimMegabytes  = 120
@@ -36,7 +35,7 @@ const (
 func agents(ctx context.Context, env part.Env) error {
 	sizes := []int{10, 1000, aimServices}
 	if env.Quick {
-		sizes = sizes[:2]
+		sizes = []int{1000}
 	}
 	for _, services := range sizes {
 		err := withoutAgent(ctx, env, services)
@@ -126,7 +125,7 @@ func oneAgent(ctx context.Context, env part.Env, services int) (err error) {
 		return err
 	}
 	env.Sheet.Add(name("agent_applied"), 0, 1, memory(u)...)
-	for round := range min(env.Rounds, startRounds) {
+	for round := range env.LongRounds() {
 		started, err := coldStart(ctx, node, services)
 		if err != nil {
 			return err
