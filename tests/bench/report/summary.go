@@ -210,6 +210,10 @@ func (m markdown) classes(s *sheet.Sheet, cases []sheet.Case) {
 			places = []string{""}
 		}
 		for _, p := range places {
+			if p == "" { // at one size alone, which needs no name
+				t.Head = append(t.Head, "an operation")
+				continue
+			}
 			t.Head = append(t.Head, count(axis, p))
 		}
 		for _, class := range by(f.cases, axis) {

@@ -104,3 +104,18 @@ func TestFolded(t *testing.T) {
 		t.Errorf("it does not say %q", want)
 	}
 }
+
+// Programs that were measured at no particular size have a column without one.
+func TestSummaryWithoutSizes(t *testing.T) {
+	s := sample(6)
+	for _, class := range []string{"TCP_RR", "TCP_CRR", "UDP_RR"} {
+		s.Add(sheet.Of("Kernel", "program", "from_pod", "class", class, "family", "IPv4", "step", "in_situ"), 0, 1, sheet.Value{Unit: "ns/op", Value: 600})
+	}
+	var out strings.Builder
+	if err := Summary(s, &out); err != nil {
+		t.Fatal(err)
+	}
+	if want := "from_pod, IPv4, in situ, ns:\n\n|  | an operation |\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("no %q in:\n%s", want, out.String())
+	}
+}
