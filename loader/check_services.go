@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/sluice-net/sluice/registry"
+	"golang.org/x/sys/unix"
 )
 
 // How much is looked at with one hold of the lock: slots, and entries of a map that mostly are as they
@@ -290,13 +291,23 @@ func algorithmName(a uint8) string {
 	return fmt.Sprintf("%d, which is none,", a)
 }
 
-// checkBackends looks for backends that nobody has.
+// checkBackends looks for backends that nobody has. It looks at all entries, and so has a mapping of its own: the
+// agent's would hold them from then on.
 func (l *Loader) checkBackends(d *differences) error {
+	var backends *memory
+	err := l.locked(func() (err error) {
+		backends, err = mapMemory(l.maps.get("backends"), unix.PROT_READ)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer backends.close()
 	var owned map[uint32]bool // made when an entry does not lead to its owner
 	for first := uint32(1); first < l.o.Sizes.Backends; first += checkEntries {
 		err := l.locked(func() error {
-			for id := first; id < min(first+checkEntries, l.backends.entries); id++ {
-				b := l.backends.backend(id)
+			for id := first; id < min(first+checkEntries, backends.entries); id++ {
+				b := backends.backend(id)
 				if b.State == backendFree || l.syncer.has(id, b) {
 					continue
 				}

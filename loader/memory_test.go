@@ -50,14 +50,38 @@ func TestMemory(t *testing.T) {
 				t.Errorf("entry %d of %d is %d as memory, and %v", at, c.entries, got, value)
 			}
 		}
-		opened := 0
-		for i := range mem.windows {
-			if mem.windows[i].Load() != nil {
-				opened++
-			}
-		}
-		if opened > len(places) {
+		if opened := mem.opened(); opened > len(places) {
 			t.Errorf("%d windows are mapped after looks at %d places", opened, len(places))
 		}
+	}
+}
+
+// opened is how many windows are mapped.
+func (m *memory) opened() (n int) {
+	for i := range m.windows {
+		if m.windows[i].Load() != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// TestMemoryInUse: what looks at all entries of a map, an agent's start and a check, leaves only those mapped that are
+// in use.
+func TestMemoryInUse(t *testing.T) {
+	n := newNode(t)
+	o := n.options()
+	o.Sizes.Backends = 100_000
+	l := n.open(o)
+	for range 2 {
+		mustSync(t, l, someServices())
+		if diffs, err := l.Check(); err != nil || len(diffs) > 0 {
+			t.Errorf("check: %v, %v", diffs, err)
+		}
+		if opened := l.backends.opened(); opened != 1 {
+			t.Errorf("%d of %d windows of backends are mapped, want 1", opened, len(l.backends.windows))
+		}
+		l.Close()
+		l = n.open(o)
 	}
 }
