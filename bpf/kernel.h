@@ -25,6 +25,7 @@ struct sock_common___named {
 
 struct sock___named {
 	struct sock_common___named __sk_common;
+	__u8 sk_kern_sock : 1; /* the kernel opened it for itself */
 } __attribute__((preserve_access_index));
 
 struct sk_buff___known {
@@ -81,6 +82,33 @@ static __always_inline bool has_cookie(struct bpf_sock_addr *ctx)
 		return true;
 	kernel = bpf_cast_to_kern_ctx(ctx);
 	return kernel->sk->__sk_common.skc_cookie.counter != 0;
+}
+
+/* The same of a socket that is closed, and of sock_peers, where nothing is if the kernel does not tell. */
+static __always_inline bool closed_has_cookie(struct bpf_sock *sk)
+{
+	const struct sock___named *kernel;
+
+	if (!cfg.kernel_ctx)
+		return false;
+	kernel = bpf_cast_to_kern_ctx(sk);
+	return kernel->__sk_common.skc_cookie.counter != 0;
+}
+
+/*
+ * Whether sock_release will be called when the socket that a hook is called for is closed: not for one
+ * that the kernel opened for itself (net/ipv4/af_inet.c, inet_release), as it does for MPTCP.
+ */
+static __always_inline bool tells_its_end(struct bpf_sock_addr *ctx)
+{
+	const struct bpf_sock_addr_kern___named *kernel;
+	const struct sock___named *sk;
+
+	if (!cfg.kernel_ctx)
+		return false;
+	kernel = bpf_cast_to_kern_ctx(ctx);
+	sk = kernel->sk;
+	return !BPF_CORE_READ_BITFIELD(sk, sk_kern_sock);
 }
 
 #endif

@@ -84,8 +84,7 @@ struct {
 
 /*
  * Written by connect and sendmsg; read by recvmsg, getpeername, tc for a flow's first packet, and the
- * loader as memory. Lives as long as the socket; see origin.h. A socket that the kernel opened for
- * itself tells no one when it is closed: its place stays taken.
+ * loader as memory. Lives as long as the socket; see origin.h.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

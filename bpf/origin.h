@@ -6,7 +6,8 @@
  * The first such peer of a socket has a place in an array, which the socket's cookie leads to: cookies
  * are handed out in turn, so a new socket's place is mostly free and beside the last one's in memory.
  * A socket keeps its place until it is closed. Whatever finds no place is an entry of an LRU hash:
- * further peers of the socket, and sockets whose place another has had since so many cookies ago.
+ * further peers of the socket, sockets whose place another has had since so many cookies ago, and those
+ * that would not give it back, or of which the kernel does not tell whether they would (see config).
  * There a new entry costs several times as much: its bucket and the element that it evicts are cold.
  */
 #ifndef SLUICE_ORIGIN_H
@@ -25,6 +26,8 @@ static __always_inline struct sock_peer *place_of(__u64 cookie)
 {
 	__u32 i = cookie & (cfg.sock_peers - 1);
 
+	if (!cfg.kernel_ctx)
+		return NULL;
 	return bpf_map_lookup_elem(&sock_peers, &i);
 }
 
@@ -33,18 +36,31 @@ static __always_inline bool place_is_own(const struct sock_peer *place, __u64 co
 	return *(const volatile __u64 *)&place->owner == cookie;
 }
 
+/* The socket, whose the place is, has no peer there. */
+static __always_inline void place_empty(struct sock_peer *place)
+{
+	*(volatile __u16 *)&place->port = 0;
+}
+
 /*
- * Makes the place the socket's. Whoever finds nothing but its own cookie there after adding it is alone:
- * of two at once one or none is. (Linux before 5.12 has no atomic operation that returns something.)
+ * Makes the place the socket's. Whoever finds nothing but its own cookie in claims after adding it is
+ * alone: of two at once one or none is. (Linux before 5.12 has no atomic operation that returns
+ * something, and refuses a program that has one even where it is dead.) What is in the place has no
+ * meaning to another than its owner, who alone writes it: a place is given back as it is.
  */
 static __always_inline bool place_claim(struct sock_peer *place, __u64 cookie)
 {
-	if (!place_is_own(place, 0))
+	const volatile __u64 *claims = &place->claims;
+
+	if (!place_is_own(place, 0) || *claims)
 		return place_is_own(place, cookie);
-	__sync_fetch_and_add(&place->owner, cookie);
-	if (place_is_own(place, cookie))
+	__sync_fetch_and_add(&place->claims, cookie);
+	if (*claims == cookie) {
+		place_empty(place);
+		*(volatile __u64 *)&place->owner = cookie;
 		return true;
-	__sync_fetch_and_add(&place->owner, -cookie);
+	}
+	__sync_fetch_and_add(&place->claims, -cookie);
 	return false;
 }
 
@@ -53,11 +69,6 @@ static __always_inline bool place_has(const struct sock_peer *place, const struc
 {
 	return *(const volatile __u16 *)&place->port == key->port &&
 	       addr_equal(&place->addr, &key->addr);
-}
-
-static __always_inline void place_empty(struct sock_peer *place)
-{
-	*(volatile __u16 *)&place->port = 0;
 }
 
 static __always_inline bool origin_equal(const struct sock_origin *a, const struct sock_origin *b)
@@ -97,12 +108,13 @@ static __always_inline bool place_put(const struct sock_key *key, const struct s
 	return true;
 }
 
-/* Remembers that the socket knows the peer by this VIP. */
-static __always_inline void origin_put(const struct sock_key *key, const struct sock_origin *origin)
+/* Remembers that the socket knows the peer by this VIP. ends: origin_release will be called for it. */
+static __always_inline void origin_put(const struct sock_key *key, const struct sock_origin *origin,
+				       bool ends)
 {
 	struct sock_origin *known;
 
-	if (place_put(key, origin))
+	if (ends && place_put(key, origin))
 		return;
 	known = bpf_map_lookup_elem(&sock_origin, key);
 	if (known && origin_equal(known, origin))
@@ -134,8 +146,8 @@ static __always_inline void origin_release(__u64 cookie)
 
 	if (!place || !place_is_own(place, cookie))
 		return;
-	place_empty(place);
-	__sync_fetch_and_add(&place->owner, -cookie);
+	*(volatile __u64 *)&place->owner = 0;
+	__sync_fetch_and_add(&place->claims, -cookie);
 }
 
 #endif

@@ -139,7 +139,7 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, const struct pee
 	struct sock_key key;
 
 	sock_key_of(&key, ctx, &be->addr, be->port);
-	origin_put(&key, &origin);
+	origin_put(&key, &origin, tells_its_end(ctx));
 }
 
 /* The socket calls the peer by its own name now, whatever VIP it knew it by before. */
@@ -445,6 +445,7 @@ int sock_getpeername6(struct bpf_sock_addr *ctx)
 SEC("cgroup/sock_release")
 int sock_release(struct bpf_sock *sk)
 {
-	origin_release(bpf_get_socket_cookie(sk));
+	if (closed_has_cookie(sk))
+		origin_release(bpf_get_socket_cookie(sk));
 	return PROCEED;
 }

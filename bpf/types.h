@@ -339,13 +339,14 @@ struct sock_origin {
  * bits of the socket's cookie say.
  */
 struct sock_peer {
-	__u64 owner;	  /* the socket's cookie; 0: the place is free */
+	__u64 owner;	  /* the socket's cookie; 0: the rest means nothing, but for claims */
 	struct addr addr; /* the peer: the backend */
 	__u16 port;	  /* host order; 0: the socket has no such peer */
 	__u8 proto;	  /* IPPROTO_* */
 	__u8 pad;
 	struct sock_origin origin;
-	__u8 rest[12]; /* a cache line is one socket's */
+	__u8 rest[4]; /* a cache line is one socket's */
+	__u64 claims; /* sum of the cookies of those who have the place, or try to; 0: none */
 };
 
 /* sock_choices: the backend that a socket's datagrams to one VIP go to. */

@@ -94,6 +94,20 @@ func linkedTo(pin, cgroup string) (bool, error) {
 	return cg != nil && cg.CgroupId == stat.Ino, nil
 }
 
+// renewed returns the maps that are made anew although they fit. Where sock_release is not attached, sockets were
+// closed unseen since translation was switched off or was another cgroup's: their places in sock_peers would stay
+// taken for ever.
+func (l *Loader) renewed() (map[string]bool, error) {
+	if !l.o.SocketTranslation {
+		return nil, nil
+	}
+	attached, err := linkedTo(filepath.Join(l.linksDir(), sockProgSockRelease), l.o.Cgroup)
+	if err != nil {
+		return nil, fmt.Errorf("look for %s at cgroup %s: %w", sockProgSockRelease, l.o.Cgroup, err)
+	}
+	return map[string]bool{sockMapSockPeers: !attached}, nil
+}
+
 // detachCgroup removes the links of the socket programs: translation ends at once.
 func detachCgroup(links string) error {
 	order := sockOrder()

@@ -96,7 +96,11 @@ func (l *Loader) build() error {
 	}
 	l.o.edit(sock)
 	l.o.edit(pod)
-	if l.maps, err = openMaps(l.o.BPFFS, pinnedSpecs(sock)); err != nil {
+	renew, err := l.renewed()
+	if err != nil {
+		return err
+	}
+	if l.maps, err = openMaps(l.o.BPFFS, pinnedSpecs(sock), renew); err != nil {
 		return err
 	}
 	if l.programs, err = loadPrograms(sock, pod, l.maps, l.o.SocketTranslation); err != nil {

@@ -60,8 +60,8 @@ func (s *mapSet) names() []string {
 }
 
 // openMaps opens the pinned maps and makes those that are missing or do not fit their spec any more.
-// It changes nothing that a program or a later start could see.
-func openMaps(dir string, specs map[string]*ebpf.MapSpec) (_ *mapSet, err error) {
+// Those in renew are made anew as if they did not. It changes nothing that a program or a later start could see.
+func openMaps(dir string, specs map[string]*ebpf.MapSpec, renew map[string]bool) (_ *mapSet, err error) {
 	s := &mapSet{dir: dir, maps: map[string]*pinnedMap{}}
 	defer func() {
 		if err != nil {
@@ -71,7 +71,7 @@ func openMaps(dir string, specs map[string]*ebpf.MapSpec) (_ *mapSet, err error)
 	for name, spec := range specs {
 		p := &pinnedMap{spec: spec}
 		s.maps[name] = p
-		if err := s.find(name, p); err != nil {
+		if err := s.find(name, p, renew[name]); err != nil {
 			return nil, err
 		}
 	}
@@ -94,7 +94,7 @@ func openMaps(dir string, specs map[string]*ebpf.MapSpec) (_ *mapSet, err error)
 }
 
 // find opens what is pinned for a map and decides what is used and what is to be copied.
-func (s *mapSet) find(name string, p *pinnedMap) error {
+func (s *mapSet) find(name string, p *pinnedMap, renew bool) error {
 	// Newest first: programs may have run on a _new map, never on a _tmp.
 	for _, pin := range []string{name + newSuffix, name} {
 		m, err := ebpf.LoadPinnedMap(s.path(pin), nil)
@@ -104,7 +104,7 @@ func (s *mapSet) find(name string, p *pinnedMap) error {
 		if err != nil {
 			return fmt.Errorf("open pinned map %s: %w", s.path(pin), err)
 		}
-		if p.m == nil && len(p.sources) == 0 && p.spec.Compatible(m) == nil {
+		if !renew && p.m == nil && len(p.sources) == 0 && p.spec.Compatible(m) == nil {
 			p.m = m
 			if pin == name {
 				return nil

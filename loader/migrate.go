@@ -201,7 +201,7 @@ func (s *mapSet) copyEntries(again bool) error {
 					err = copyCounts(p.m, src)
 				}
 			case name == sockMapSockPeers:
-				// Another size has other places. The LRU hash takes what may not have one.
+				// The new one has other places, or none of these. The LRU hash takes what may not have one.
 				err = eachPeer(src, func(k sockKey, o sockOrigin) error {
 					return putNew(s.get(sockMapSockOrigin), &k, &o)
 				})

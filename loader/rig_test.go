@@ -72,7 +72,7 @@ type rigOptions struct {
 // podConfig is the configuration that the fixtures expect.
 func podConfig(t testing.TB, plain bool) config {
 	t.Helper()
-	c := config{GatewayMac: mac("G"), SetRetval: 1, SockPeers: 256}
+	c := config{GatewayMac: mac("G"), SockPeers: 256}
 	DefaultLifetimes().tell(&c)
 	c.GatewayV4.Bytes = families()[0].addr("G").As16()
 	c.GatewayV6.Bytes = families()[1].addr("G").As16()
@@ -84,7 +84,7 @@ func podConfig(t testing.TB, plain bool) config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.KernelCtx, c.Tick, c.Epoch = found.KernelCtx, found.Tick, found.Epoch
+	c.SetRetval, c.KernelCtx, c.Tick, c.Epoch = found.SetRetval, found.KernelCtx, found.Tick, found.Epoch
 	return c
 }
 

@@ -30,7 +30,7 @@ func TestSocketAffinity(t *testing.T) {
 }
 
 func testSocketAffinity(t *testing.T, dir string, d domain, proto uint8) {
-	s := newSockets(t, dir, d, true)
+	s := newSockets(t, dir, d, false)
 	for _, name := range []string{"B", "C"} {
 		if proto == protoTCP {
 			t.Cleanup(s.serveTCP(name + ":7000"))

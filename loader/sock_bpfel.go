@@ -315,7 +315,8 @@ type sockSockPeer struct {
 	Proto  uint8
 	Pad    uint8
 	Origin sockSockOrigin
-	Rest   [12]uint8
+	Rest   [4]uint8
+	Claims uint64
 }
 
 type sockSubject struct {

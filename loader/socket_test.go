@@ -73,7 +73,8 @@ type sockets struct {
 	d domain
 }
 
-func newSockets(t *testing.T, dir string, d domain, setRetval bool) *sockets {
+// newSockets takes plain to be what it is in rigOptions.
+func newSockets(t *testing.T, dir string, d domain, plain bool) *sockets {
 	t.Helper()
 	n := newNetspace(t)
 	s := &sockets{d: d, rig: &rig{t: t, f: d.f, netns: n.fd, ifindex: map[string]uint32{}}}
@@ -92,10 +93,7 @@ func newSockets(t *testing.T, dir string, d domain, setRetval bool) *sockets {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := podConfig(t, false)
-	if !setRetval {
-		cfg.SetRetval = 0
-	}
+	cfg := podConfig(t, plain)
 	unpinned(t, spec, cfg)
 	if s.coll, err = ebpf.NewCollection(spec); err != nil {
 		t.Fatalf("%+v", err)
