@@ -33,17 +33,24 @@ type joined struct {
 // follow the store hear of them at once. It returns the services that were written, from the first on, and the
 // revision from which on they are known. The error is about the one after them.
 func (s *Store) PutServices(ctx context.Context, reqs []registry.ServiceRequest) (stored []registry.Service, revision int64, err error) {
-	most := servicesTogether
+	most, size := servicesTogether, servicesTogether
 	for len(stored) < len(reqs) {
 		rest := reqs[len(stored):]
-		done, rev, err := s.putTogether(ctx, rest[:min(len(rest), most)])
+		asked := min(len(rest), size)
+		done, rev, err := s.putTogether(ctx, rest[:asked])
 		if most > 1 && (errors.Is(err, rpctypes.ErrTooManyOps) || errors.Is(err, rpctypes.ErrRequestTooLarge)) {
 			most /= 2 // the members of the cluster were started with limits of their own
+			size = most
 			continue
 		}
 		if err != nil {
 			return stored, revision, fmt.Errorf("put services: %w", err)
 		}
+		// Where each shares something with the next, such as an address, to look at many of them each time is in vain.
+		if size *= 2; len(done) < asked {
+			size = max(2*len(done), 2)
+		}
+		size = min(size, most)
 		if len(done) == 0 { // it cannot be, or others are in the way: by itself it is told why, or waited for
 			var one registry.Service
 			if one, rev, err = s.PutService(ctx, rest[0]); err != nil {

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/sluice-net/sluice/registry"
 	"github.com/sluice-net/sluice/registry/etcd/etcdtest"
@@ -94,6 +97,48 @@ func TestPutServicesCrowded(t *testing.T) {
 		t.Errorf("%d were written, %v; want 4, and that no address is left", len(stored), err)
 	}
 	if all := audit(t, s); len(all) != 254 {
+		t.Errorf("%d services", len(all))
+	}
+}
+
+// counted counts the operations of transactions.
+type counted struct {
+	clientv3.KV
+	ops *int
+}
+
+func (c counted) Txn(ctx context.Context) clientv3.Txn { return countedTxn{c.KV.Txn(ctx), c.ops} }
+
+type countedTxn struct {
+	clientv3.Txn
+	ops *int
+}
+
+func (c countedTxn) Then(ops ...clientv3.Op) clientv3.Txn {
+	*c.ops += len(ops)
+	return c.Txn.Then(ops...)
+}
+
+// TestPutServicesShared: services that share an address are written one after the other, without looking at all the
+// others for each of them.
+func TestPutServicesShared(t *testing.T) {
+	s := openWith(t, Options{ServiceCIDRs: prefixes(t, "10.96.0.0/16")})
+	var reqs []registry.ServiceRequest
+	for i := range 128 {
+		req := web(fmt.Sprint("s", i))
+		req.ExternalIPs = addrs("198.51.100.7")
+		req.Ports[0].Port = uint16(1000 + i)
+		reqs = append(reqs, req)
+	}
+	ops := 0
+	s.client.KV = counted{s.client.KV, &ops}
+	if stored, _, err := s.PutServices(t.Context(), reqs); err != nil || len(stored) != len(reqs) {
+		t.Fatal(len(stored), err)
+	}
+	if each := ops / len(reqs); each > 20 {
+		t.Errorf("%d operations for each service", each)
+	}
+	if all := audit(t, s); len(all) != len(reqs) {
 		t.Errorf("%d services", len(all))
 	}
 }
