@@ -1,6 +1,7 @@
 package scale
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/sluice-net/sluice/tests/bench/sheet"
@@ -89,10 +90,18 @@ func (a axis) tellLoads(s *sheet.Sheet, worlds []*child) {
 	for i := 1; i < len(worlds); i++ {
 		before, now := each(worlds[i-1]), each(worlds[i])
 		if before > 0 && now/before > straight && worlds[i].plan.N > quickMost {
-			s.Note(Name, "Loading %s %s takes %.1f us each, %.1f times as much as one of %s: the heap that holds them is larger than the CPU's caches, and is collected while it grows.",
-				grouped(worlds[i].plan.N), a.grow, now*1e6, now/before, grouped(worlds[i-1].plan.N))
+			s.Note(Name, "Loading %s %s takes %.1f us each, %.1f times as much as one of %s. The registry's catalog takes %s of it, the maps %s; "+
+				"what all of them hold is a heap of %.0f MB.",
+				grouped(worlds[i].plan.N), a.grow, now*1e6, now/before, grouped(worlds[i-1].plan.N),
+				share(s, a.name(worlds[i], "step", "load"), "catalog-s"), share(s, a.name(worlds[i], "step", "load"), "sync-s"),
+				s.Median(a.name(worlds[i], "step", "load"), "heap-B").Center/1e6)
 		}
 	}
+}
+
+// share is a figure's part of a load time.
+func share(s *sheet.Sheet, c sheet.Case, unit string) string {
+	return fmt.Sprintf("%.0f %%", 100*s.Median(c, unit).Center/s.Median(c, "load-s").Center)
 }
 
 // ratio is that of the medians; 0: one of them was not measured.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,7 +146,8 @@ func TestTell(t *testing.T) {
 		s := &sheet.Sheet{}
 		for i, c := range worlds {
 			by := []float64{1, bend}[i]
-			s.Add(a.name(c, "step", "load"), 0, 1, sheet.Value{Unit: "load-s", Value: by * float64(c.plan.N)})
+			s.Add(a.name(c, "step", "load"), 0, 1, sheet.Value{Unit: "load-s", Value: by * float64(c.plan.N)},
+				sheet.Value{Unit: "sync-s", Value: by * float64(c.plan.N) / 4}, sheet.Value{Unit: "heap-B", Value: 2e6})
 			s.Add(a.name(c, "step", "change", "kind", "random"), 0, 1, sheet.Value{Unit: "p50-ns", Value: by}, sheet.Value{Unit: "writes/op", Value: 13})
 			for _, kind := range a.packets {
 				s.Add(a.name(c, "step", "packet", "kind", kind), 0, 1, sheet.Value{Unit: "ns/op", Value: by})
@@ -155,6 +157,11 @@ func TestTell(t *testing.T) {
 		want := map[bool]int{true: 4}[bend > straight]
 		if notes := s.Notes(Name); len(notes) != want {
 			t.Errorf("bent by %g: %q, want %d", bend, notes, want)
+		}
+		if bend > straight && !slices.ContainsFunc(s.Notes(Name), func(n sheet.Note) bool {
+			return strings.Contains(n.Text, "the maps 25 %; what all of them hold is a heap of 2 MB")
+		}) {
+			t.Errorf("no word of what loading consists of: %q", s.Notes(Name))
 		}
 	}
 }
