@@ -70,6 +70,7 @@ type isolation struct {
 	// Held:
 	prefixes map[prefixKey]*identity
 	wired    map[netip.Addr]*wiredAddr // containers' addresses of this node
+	wiredTo  map[string][]netip.Addr   // the same, by the name of the interface
 
 	// What may differ between desired and held. With an error: it was tried.
 	dirtySides    map[*side]struct{}
@@ -114,6 +115,7 @@ func newIsolation(t isolationTables, engine compiler, node string, s Sizes, grac
 		blocks:     map[prefixKey]*identity{}, nodeAddrs: map[prefixKey]struct{}{},
 		prefixes:   map[prefixKey]*identity{},
 		wired:      map[netip.Addr]*wiredAddr{},
+		wiredTo:    map[string][]netip.Addr{},
 		dirtySides: map[*side]struct{}{}, failedSides: map[*side]error{},
 		dirtyAddrs: map[netip.Addr]error{}, dirtyPrefixes: map[prefixKey]error{},
 		unnumbered: map[*identity]error{},

@@ -20,7 +20,7 @@ func (s *isolation) attach(i Interface) {
 	for _, a := range i.Addrs {
 		s.know(a)
 		if s.wired[a] == nil {
-			s.wired[a] = &wiredAddr{name: i.Name}
+			s.wire(a, i.Name)
 		}
 		due(s.dirtyAddrs, a)
 	}
@@ -40,13 +40,10 @@ type attachment struct {
 func (s *isolation) attachment(name string) attachment {
 	_, held := s.holds[name]
 	was := attachment{held: held, strangers: map[netip.Addr]bool{}}
-	for a, w := range s.wired {
-		if w.name != name {
-			continue
-		}
+	for _, a := range s.wiredTo[name] {
 		was.addrs = append(was.addrs, a)
 		if _, strange := s.strangers[a]; strange {
-			was.strangers[a] = w.lost
+			was.strangers[a] = s.wired[a].lost
 		}
 	}
 	return was
@@ -82,8 +79,8 @@ func (s *isolation) reattach(old, i Interface, was attachment) {
 
 // attached notes that a canonical interface's entries are in the maps.
 func (s *isolation) attached(i Interface) {
-	for a, w := range s.wired {
-		if w.name == i.Name && !slices.Contains(i.Addrs, a) {
+	for _, a := range slices.Clone(s.wiredTo[i.Name]) {
+		if !slices.Contains(i.Addrs, a) {
 			s.unwire(a)
 		}
 	}
@@ -121,12 +118,21 @@ func (s *isolation) detach(i Interface) {
 	_ = s.run()
 }
 
+// wire notes an address of a container here, which is not in map endpoints yet.
+func (s *isolation) wire(a netip.Addr, name string) {
+	s.wired[a] = &wiredAddr{name: name}
+	s.wiredTo[name] = append(s.wiredTo[name], a)
+}
+
 // unwire forgets an address that is in map endpoints no more.
 func (s *isolation) unwire(a netip.Addr) {
-	net := s.wired[a].net
+	net, name := s.wired[a].net, s.wired[a].name
 	s.clearTag(a)
 	s.dropNetwork(net)
 	delete(s.wired, a)
+	if s.wiredTo[name] = slices.DeleteFunc(s.wiredTo[name], func(other netip.Addr) bool { return other == a }); len(s.wiredTo[name]) == 0 {
+		delete(s.wiredTo, name)
+	}
 	delete(s.dirtyAddrs, a)
 	delete(s.strangers, a)
 	s.touchPrefix(toPrefixKey(hostPrefix(a)))

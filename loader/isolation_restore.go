@@ -55,7 +55,7 @@ func (s *isolation) restore(d isolationDump) (wrong []error) {
 		s.holdPrefix(key, i)
 	}
 	for a, t := range d.tags {
-		s.wired[a] = &wiredAddr{name: d.names[a]}
+		s.wire(a, d.names[a])
 		found(s.restoreTag(byNumber, a, t))
 	}
 	for id, n := range s.rulesets.policies.byNumber {

@@ -51,12 +51,22 @@ func (p *isolationPass) stuckFor(side *side, judge func(*identity) *ruleset) err
 	return nil
 }
 
+// failedAddr says whether what an address is to be could not be written.
+func (p *isolationPass) failedAddr() bool {
+	for _, err := range p.dirtyAddrs {
+		if err != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // closeStuck closes the sides that would judge addresses by what holds for others: what failed to be
 // written says which. With foreseen, an entry is about to be written that is taken for written here.
 func (p *isolationPass) closeStuck(foreseen bool) {
 	p.findStuck()
-	if len(p.stuck) == 0 && len(p.dirtyAddrs) == 0 || !p.synced {
-		return
+	if len(p.stuck) == 0 && !p.failedAddr() || !p.synced {
+		return // every side's way is free, and nobody looks at all of them for each container that comes
 	}
 	planned := map[*side]bool{}
 	for _, plan := range slices.Clone(p.plans) {

@@ -259,6 +259,7 @@ func (w *isolationWorld) expect() {
 // mustHold fails the test unless every probe meets what is desired, and nothing is leaked.
 func (w *isolationWorld) mustHold() {
 	w.t.Helper()
+	w.mustBeWired()
 	for _, p := range w.probes {
 		if got, want := w.fakeIsolation.judge(p), w.compiler.now.judge(p, w.local); got != want {
 			w.t.Fatalf("%v is %t, want %t", p, got, want)
@@ -268,6 +269,22 @@ func (w *isolationWorld) mustHold() {
 	w.s.check(&d, w.dump())
 	for _, diff := range d {
 		w.t.Fatalf("check: %s", diff)
+	}
+}
+
+// mustBeWired compares the two ways to know which interface has an address.
+func (w *isolationWorld) mustBeWired() {
+	w.t.Helper()
+	n := 0
+	for name, addrs := range w.s.wiredTo {
+		for _, a := range addrs {
+			if n++; w.s.wired[a] == nil || w.s.wired[a].name != name {
+				w.t.Fatalf("%s is said to be wired to %s: %+v", a, name, w.s.wired[a])
+			}
+		}
+	}
+	if n != len(w.s.wired) {
+		w.t.Fatalf("%d of %d wired addresses have an interface", n, len(w.s.wired))
 	}
 }
 
