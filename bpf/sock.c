@@ -24,6 +24,7 @@
 #include "maps.h"
 #include "origin.h"
 #include "parse.h"
+#include "peer.h"
 #include "types.h"
 
 char __license[] SEC("license") = "Dual BSD/GPL";
@@ -32,56 +33,6 @@ char __license[] SEC("license") = "Dual BSD/GPL";
 #define PROCEED 1
 
 #define ECONNREFUSED 111
-
-struct peer {
-	struct addr addr;
-	__u16 port; /* host order */
-};
-
-static __always_inline void peer_v4(struct bpf_sock_addr *ctx, struct peer *peer)
-{
-	addr_from_v4(&peer->addr, ctx->user_ip4);
-	peer->port = bpf_ntohs(ctx->user_port);
-}
-
-static __always_inline void peer_v6(struct bpf_sock_addr *ctx, struct peer *peer)
-{
-	__u32 *w = (__u32 *)&peer->addr;
-
-	w[0] = ctx->user_ip6[0];
-	w[1] = ctx->user_ip6[1];
-	w[2] = ctx->user_ip6[2];
-	w[3] = ctx->user_ip6[3];
-	peer->port = bpf_ntohs(ctx->user_port);
-}
-
-static __always_inline void set_peer_v4(struct bpf_sock_addr *ctx, const struct addr *addr,
-					__u16 port)
-{
-	ctx->user_ip4 = addr_to_v4(addr);
-	ctx->user_port = bpf_htons(port);
-}
-
-static __always_inline void set_peer_v6(struct bpf_sock_addr *ctx, const struct addr *addr,
-					__u16 port)
-{
-	const __u32 *w = (const __u32 *)addr;
-
-	ctx->user_ip6[0] = w[0];
-	ctx->user_ip6[1] = w[1];
-	ctx->user_ip6[2] = w[2];
-	ctx->user_ip6[3] = w[3];
-	ctx->user_port = bpf_htons(port);
-}
-
-static __always_inline void set_peer(struct bpf_sock_addr *ctx, const struct addr *addr, __u16 port,
-				     bool v6)
-{
-	if (v6)
-		set_peer_v6(ctx, addr, port);
-	else
-		set_peer_v4(ctx, addr, port);
-}
 
 /*
  * Fails the system call with ECONNREFUSED. A kernel without bpf_set_retval (Linux before 5.18) can
@@ -178,17 +129,6 @@ static __always_inline bool is_bound(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 
 	return sk && sk->src_port != 0;
-}
-
-/*
- * Whether a datagram socket is connected. When its peer is IPv4 and it is IPv6, the kernel itself names
- * the peer, which is the backend, with each datagram (net/ipv6/udp.c, udpv6_sendmsg).
- */
-static __always_inline bool is_connected(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-
-	return sk && sk->state == BPF_TCP_ESTABLISHED;
 }
 
 /*
