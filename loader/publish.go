@@ -193,6 +193,9 @@ func (s *syncer) withdraw(changes []*change) []*change {
 
 // settleVIPs gives each VIP that has a service its mark, and takes it from those that have none left.
 func (s *syncer) settleVIPs() {
+	if len(s.unsettled) == 0 {
+		return
+	}
 	for addr := range s.unsettled {
 		v := s.vips[addr]
 		key := []serviceKey{markerKey(addr)}
@@ -214,6 +217,9 @@ func (s *syncer) settleVIPs() {
 			v.marked = true
 		}
 		delete(s.unsettled, addr)
+	}
+	if len(s.unsettled) == 0 {
+		s.unsettled = map[netip.Addr]error{} // the first snapshot's has room for every VIP
 	}
 }
 

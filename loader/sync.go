@@ -135,8 +135,12 @@ func (s *syncer) endRest() error {
 	return nil
 }
 
-// canonicalBackends returns the backends in canonical form, sorted and without duplicates.
+// canonicalBackends returns the backends in canonical form, sorted and without duplicates. A catalog's are, and are shared
+// with it: nobody changes them.
 func canonicalBackends(backends []registry.Backend) []registry.Backend {
+	if areCanonical(backends) {
+		return backends
+	}
 	out := make([]registry.Backend, len(backends))
 	for i, b := range backends {
 		b.AddrPort = canonicalAddrPort(b.AddrPort)
@@ -144,6 +148,15 @@ func canonicalBackends(backends []registry.Backend) []registry.Backend {
 	}
 	slices.SortFunc(out, registry.Backend.Compare)
 	return slices.CompactFunc(out, func(a, b registry.Backend) bool { return a.AddrPort == b.AddrPort })
+}
+
+func areCanonical(backends []registry.Backend) bool {
+	for i, b := range backends {
+		if b.AddrPort != canonicalAddrPort(b.AddrPort) || i > 0 && b.AddrPort.Compare(backends[i-1].AddrPort) <= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // retry works off what earlier updates left.

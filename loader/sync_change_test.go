@@ -222,3 +222,19 @@ func TestSyncRestoresDraining(t *testing.T) {
 		}
 	}
 }
+
+// TestCanonicalBackends: those that are in canonical form are not copied; all others become so, and stay what they were.
+func TestCanonicalBackends(t *testing.T) {
+	a, b := netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:80")
+	mapped := netip.MustParseAddrPort("[::ffff:10.0.0.1]:80")
+	want := registry.Evenly(a, b)
+	if got := canonicalBackends(want); &got[0] != &want[0] {
+		t.Error("a canonical list was copied")
+	}
+	for _, addrs := range [][]netip.AddrPort{{b, a}, {a, a, b}, {mapped, b}, {b, mapped, a}} {
+		given := registry.Evenly(addrs...)
+		if got := canonicalBackends(given); !slices.Equal(got, want) || given[0].AddrPort != addrs[0] {
+			t.Errorf("%v becomes %v, and is %v", addrs, got, given)
+		}
+	}
+}

@@ -179,6 +179,13 @@ func (h *Hub) forget() {
 	}
 }
 
+// Rest forgets the snapshot that is at hand, which the next reader that wants one has made again.
+func (h *Hub) Rest() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.base = nil
+}
+
 // Revision returns that of the last batch; 0: there was none.
 func (h *Hub) Revision() int64 {
 	h.mu.Lock()

@@ -485,6 +485,11 @@ func TestHubSharesSnapshots(t *testing.T) {
 	if a := first(); a != first() {
 		t.Error("each reader has a copy of the hub's snapshot")
 	}
+	before := first()
+	h.Rest()
+	if after := first(); after == before || after.Node != before.Node || after != first() {
+		t.Error("after a rest there is no fresh snapshot of the same objects for all")
+	}
 }
 
 func TestRoughSizes(t *testing.T) {

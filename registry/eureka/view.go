@@ -37,9 +37,9 @@ type view struct {
 
 // group is a service and its instances.
 type group struct {
-	service *registry.Service // nil: there is none
-	members map[registry.InstanceID]*entry
-	stands  []key // what is told of instead of the instances
+	service *registry.Service              // nil: there is none
+	members map[registry.InstanceID]*entry // nil: none yet
+	stands  []key                          // what is told of instead of the instances
 }
 
 // newView returns one that knows nothing. Changes stay in the delta for so long.
@@ -148,7 +148,7 @@ func (v *view) apply(c *registry.Change, before map[registry.InstanceID]*entry, 
 func (v *view) group(name string) *group {
 	g := v.groups[name]
 	if g == nil {
-		g = &group{members: map[registry.InstanceID]*entry{}}
+		g = &group{}
 		v.groups[name] = g
 	}
 	return g
@@ -163,7 +163,11 @@ func (v *view) set(e *entry) {
 	if delete(v.said, id); e.wire.Overridden != wire.Unknown {
 		v.said[id] = e.wire.Overridden
 	}
-	v.group(id.Service).members[id] = e
+	g := v.group(id.Service)
+	if g.members == nil {
+		g.members = map[registry.InstanceID]*entry{}
+	}
+	g.members[id] = e
 }
 
 func (v *view) drop(id registry.InstanceID) {
