@@ -123,10 +123,14 @@ func deadCollisions(proto uint8) []fixture {
 	}
 	const whole = "A:1234>V:80 = A:1234>B:7000 A->B dst"
 	idle := func(r *rig) {
-		age := uint64(7441)
-		if proto == protoUDP {
-			age = 121
+		life := DefaultLifetimes().SCTPEstablished
+		switch proto { // nobody has answered
+		case protoTCP:
+			life = DefaultLifetimes().TCPOpening
+		case protoUDP:
+			life = DefaultLifetimes().UDPUnanswered
 		}
+		age := uint64(life/time.Second) + 1
 		r.age(r.key(proto, "A:1234", "V:80"), age)
 		r.age(r.key(proto, "B:7000", "A:1234"), age)
 	}

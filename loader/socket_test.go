@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -19,7 +20,7 @@ import (
 const cgroupVariable = "SLUICE_TEST_CGROUP"
 
 // inCgroup runs the test once more, in a process of its own in a cgroup of its own, and returns "". In
-// that process it returns the cgroup's directory.
+// that process it returns the cgroup's directory. What is skipped there as a whole is skipped.
 func inCgroup(t *testing.T) string {
 	t.Helper()
 	if dir := os.Getenv(cgroupVariable); dir != "" {
@@ -38,11 +39,16 @@ func inCgroup(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.count=1", "-test.timeout=3m")
+	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.count=1", "-test.timeout=3m", "-test.v")
 	cmd.Env = append(os.Environ(), cgroupVariable+"="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd, Pdeathsig: syscall.SIGKILL}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if said, _, skipped := bytes.Cut(out, []byte("\n--- SKIP: "+t.Name()+" ")); skipped {
+		_, why, _ := bytes.Cut(said, []byte("\n")) // === RUN
+		t.Skip(string(bytes.TrimSpace(why)))
 	}
 	return ""
 }
