@@ -74,18 +74,21 @@ func (s *sockets) in(n *netspace) {
 // cookie is the kernel's number of the namespace.
 func (n *netspace) cookie() (cookie uint64) {
 	n.t.Helper()
-	n.do(func() error {
+	err := n.try(func() error {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
 		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if errors.Is(err, unix.ENOPROTOOPT) {
-			n.t.Skip("the kernel tells no cookie of a network namespace")
-		}
 		return err
 	})
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		n.t.Skip("the kernel tells no cookie of a network namespace")
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	return cookie
 }
 
