@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPeerFilter asks the kernel for sockets with some of many peers.
-func TestPeerFilter(t *testing.T) {
+// withDiag calls f with the sockets of a namespace of their own.
+func withDiag(t *testing.T, f func(*sockDiag) error) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -21,6 +21,13 @@ func TestPeerFilter(t *testing.T) {
 			return err
 		}
 		defer d.close()
+		return f(d)
+	})
+}
+
+// TestPeerFilter asks the kernel for sockets with some of many peers.
+func TestPeerFilter(t *testing.T) {
+	withDiag(t, func(d *sockDiag) error {
 		all := map[sockKey]bool{}
 		var peers []netip.AddrPort
 		for i := range maxPeers {
@@ -65,15 +72,7 @@ func TestPeerFilter(t *testing.T) {
 
 // TestNoDiag asks the kernel for what none has a module of: RFC 3692 reserves the protocol for experiments.
 func TestNoDiag(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	newNetspace(t).do(func() error {
-		d, err := openDiag()
-		if err != nil {
-			return err
-		}
-		defer d.close()
+	withDiag(t, func(d *sockDiag) error {
 		peer := netip.MustParseAddrPort("127.0.0.1:7000")
 		if err := d.destroy(t.Context(), 253, []netip.AddrPort{peer}, nil); !errors.Is(err, errNoDiag) {
 			t.Errorf("destroy: %v, want %v", err, errNoDiag)
